@@ -1,0 +1,65 @@
+# Everything a person does with this checkout. `make` alone lists it.
+#
+#   make run HOST=0.0.0.0 PORT=9000      make test ARGS="tests/outbox -x"      make setup PYTHON=python3.13
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check servers servers-stop bench load clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything to develop and test
+
+# The stamp makes a second setup free, until pyproject.toml changes. Debian's python3 has venv without ensurepip;
+# virtualenv brings its own pip. A venv that was left half made is made again.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than 3.11; write: make setup PYTHON=python3.11" >&2; exit 1; }
+	@if [ ! -x $(BIN)/pip ]; then \
+		if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv --clear $(VENV); \
+		elif $(PYTHON) -m virtualenv --version >/dev/null 2>&1 \
+			|| $(PYTHON) -m pip install --quiet --user virtualenv 2>/dev/null; then $(PYTHON) -m virtualenv --quiet $(VENV); \
+		else echo "$(PYTHON) cannot make virtual environments; run: apt-get install python3-venv" >&2; exit 1; fi; fi
+	$(BIN)/pip install --quiet --editable '.[all,dev]'
+	@touch $@
+
+# `exec` leaves no shell between make and the server. On SIGTERM make passes the signal on to the server, waits until it
+# has drained, and ends by the same signal (status 143); on Ctrl-C both get it. If the server itself fails, make's status is 2.
+run: setup ## migrate the database and serve the example application
+	$(BIN)/alembic upgrade head
+	@exec $(BIN)/uvicorn app:app --host $(HOST) --port $(PORT)
+
+test: setup ## run the tests; real servers are started as needed
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## lint, formatting, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict cqrs_fastapi
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+servers: setup ## start PostgreSQL and Kafka, and print how to use them
+	@$(BIN)/python -m tools.servers start
+	@$(BIN)/python -m tools.servers env
+
+servers-stop: ## stop them and remove their data
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m tools.servers stop; fi
+
+bench: setup ## measure
+	$(BIN)/python -m benchmarks $(ARGS)
+
+load: setup ## drive a running example application
+	$(BIN)/python -m example_app.entrypoints.load $(ARGS)
+
+clean: servers-stop ## remove what these commands made, the virtual environment too
+	rm -rf $(VENV) .servers .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,96 @@
+"""CQRS, event sourcing, transactional outbox, sagas and periodic jobs for FastAPI.
+
+Importing this package reads no environment, opens nothing and registers nothing.
+"""
+
+from __future__ import annotations
+
+from cqrs_fastapi.clock import Clock
+from cqrs_fastapi.domain.aggregate import Aggregate, state
+from cqrs_fastapi.domain.applies import applies
+from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.errors import (
+    ConcurrencyError,
+    ConfigurationError,
+    CqrsError,
+    DomainError,
+    NotFoundError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+from cqrs_fastapi.eventstore.expected_version import ANY, NO_STREAM, STREAM_EXISTS
+from cqrs_fastapi.eventstore.store import EventStore
+from cqrs_fastapi.mediation.behaviors import Behavior, Next
+from cqrs_fastapi.mediation.event_map import EventMap
+from cqrs_fastapi.mediation.event_mediator import EventMediator
+from cqrs_fastapi.mediation.fallback import CircuitBreaker, Fallback
+from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHandler, StreamHandler
+from cqrs_fastapi.mediation.providers import Provides
+from cqrs_fastapi.mediation.request_map import RequestMap
+from cqrs_fastapi.mediation.request_mediator import RequestMediator
+from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, NotificationEvent
+from cqrs_fastapi.messages.forms import command, event, query
+from cqrs_fastapi.messages.metadata import Metadata
+from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
+from cqrs_fastapi.projections.projection import Projection, on
+from cqrs_fastapi.runtime.container import CqrsContainer
+from cqrs_fastapi.scheduling.tick import Tick
+from cqrs_fastapi.settings import Settings
+from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
+from cqrs_fastapi.web.dependencies import EventMediatorDep, MediatorDep, event_mediator, mediator
+from cqrs_fastapi.web.extension import CQRS
+
+__all__ = [
+    "ANY",
+    "CQRS",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "Aggregate",
+    "AnyEvent",
+    "Behavior",
+    "CircuitBreaker",
+    "Clock",
+    "Command",
+    "ConcurrencyError",
+    "ConfigurationError",
+    "CqrsContainer",
+    "CqrsError",
+    "DomainError",
+    "ECSTEvent",
+    "Event",
+    "EventHandler",
+    "EventMap",
+    "EventMediator",
+    "EventMediatorDep",
+    "EventStore",
+    "Fallback",
+    "MediatorDep",
+    "Metadata",
+    "Next",
+    "NextHandler",
+    "NotFoundError",
+    "NotificationEvent",
+    "Projection",
+    "Provides",
+    "Query",
+    "Repository",
+    "Request",
+    "RequestHandler",
+    "RequestMap",
+    "RequestMediator",
+    "Settings",
+    "StreamHandler",
+    "StreamRequest",
+    "Tick",
+    "UnavailableError",
+    "UnitOfWork",
+    "UnknownOutcomeError",
+    "applies",
+    "command",
+    "event",
+    "event_mediator",
+    "mediator",
+    "on",
+    "query",
+    "state",
+]

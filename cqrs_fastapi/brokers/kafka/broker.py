@@ -1,0 +1,58 @@
+"""The broker on a Kafka cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cqrs_fastapi.brokers.broker import Publisher, Subscription
+from cqrs_fastapi.brokers.kafka.client import ping
+from cqrs_fastapi.brokers.kafka.config import KafkaConfig
+from cqrs_fastapi.brokers.kafka.publisher import KafkaPublisher
+from cqrs_fastapi.brokers.kafka.subscription import KafkaSubscription
+from cqrs_fastapi.brokers.kafka.topics import ensure_topics
+
+
+class KafkaBroker:
+    """Each publisher and each subscription has connections of its own, made when they are first needed."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._open: list[KafkaPublisher | KafkaSubscription] = []
+
+    @property
+    def name(self) -> str:
+        return "kafka"
+
+    @property
+    def in_process(self) -> bool:
+        return False
+
+    async def open(self) -> None:
+        """Nothing to allocate before somebody publishes or subscribes."""
+
+    async def close(self) -> None:
+        """Close every publisher and subscription that its owner has not."""
+        while self._open:
+            await self._open.pop().close()
+
+    async def ping(self) -> None:
+        await ping(self._config)
+
+    async def ensure_topics(self, topics: Sequence[str]) -> None:
+        """With partitions and replication of the settings; does nothing where the settings say create_topics=False."""
+        if self._config.create_topics:
+            await ensure_topics(self._config, topics)
+
+    def declare_group(self, group: str, topics: Sequence[str]) -> None:
+        """Kafka keeps messages for groups that come later, so there is nothing to declare."""
+
+    async def publisher(self) -> Publisher:
+        publisher = KafkaPublisher(self._config)
+        self._open.append(publisher)
+        return publisher
+
+    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
+        """Returns at once, also while Kafka is away or a topic does not exist: `receive` joins the group."""
+        subscription = KafkaSubscription(self._config, group, topics)
+        self._open.append(subscription)
+        return subscription

@@ -1,0 +1,40 @@
+"""What the errors of a Kafka producer mean for a message."""
+
+from __future__ import annotations
+
+import re
+
+from aiokafka import errors
+
+from cqrs_fastapi.brokers.broker import Delivery, Outcome
+
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+_REFUSALS = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.RecordTooLargeError,
+    errors.InvalidTopicError,
+    errors.TopicAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.UnsupportedVersionError,
+    errors.UnsupportedForMessageFormatError,
+    errors.UnsupportedCodecError,
+    errors.InvalidTimestampError,
+    errors.PolicyViolationError,
+)
+"""Sending the same bytes again cannot help. Everything that is not listed is held: a wrong guess then only waits."""
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    delivery = Delivery.REFUSED if isinstance(error, _REFUSALS) else Delivery.HELD
+    return Outcome(delivery, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def is_topic(name: str) -> bool:
+    """What a broker accepts, checked here since it would be asked again and again for a name it cannot have."""
+    return _TOPIC.fullmatch(name) is not None and name not in {".", ".."}

@@ -1,0 +1,124 @@
+"""Aggregates: state that changes by recorded events only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, TypeVar, cast
+from uuid import UUID
+
+from cqrs_fastapi.domain.applies import folds_of
+from cqrs_fastapi.messages.events import AnyEvent
+
+S = TypeVar("S")
+
+_MUTABLE = (list, dict, set, bytearray)
+
+
+class _Initial:
+    """The mark that `state` leaves in a class: how the field starts in each instance."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self.make = make
+
+
+def state(make: Callable[[], S]) -> S:
+    """The start value of a mutable field of an aggregate: `lines: list[Line] = state(list)`."""
+    return cast("S", _Initial(make))
+
+
+class Aggregate:
+    """A consistency boundary. Its fields are class attributes with start values; folds marked `@applies` change them.
+
+    `class Account(Aggregate, category="account")`: the category names the stream, `account-<id>`; it defaults to the
+    class's name and must stay the same for as long as there are events.
+    """
+
+    __category__: ClassVar[str]
+    __folds__: ClassVar[dict[type[AnyEvent], str]]
+    __initials__: ClassVar[dict[str, Callable[[], object]]]
+
+    id: UUID
+    version: int
+    """The version of the stored stream this state is folded from; recorded events raise it when they are committed."""
+
+    def __init_subclass__(cls, *, category: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        cls.__category__ = category or cls.__name__
+        _check_fields(cls)
+        cls.__folds__ = folds_of(cls)
+        cls.__initials__ = _initials_of(cls)
+
+    def __init__(self, id: UUID) -> None:
+        self.id = id
+        self.version = 0
+        self._recorded: list[AnyEvent] = []
+        for name, make in self.__initials__.items():
+            setattr(self, name, make())
+
+    @property
+    def stream(self) -> str:
+        return f"{self.__category__}-{self.id}"
+
+    @property
+    def is_new(self) -> bool:
+        """True if nothing of it is stored yet."""
+        return self.version == 0
+
+    def record(self, event: AnyEvent, /) -> None:
+        """Apply the event now, and store it with the commit of the unit of work."""
+        self._apply(event)
+        self._recorded.append(event)
+
+    @property
+    def recorded(self) -> tuple[AnyEvent, ...]:
+        """What was recorded and is not committed yet, in order."""
+        return tuple(self._recorded)
+
+    def replay(self, events: Iterable[AnyEvent], version: int) -> None:
+        """Fold stored events that follow the present state; `version` is that of the last one."""
+        for event in events:
+            self._apply(event)
+        self.version = version
+
+    def committed(self, version: int) -> None:
+        """What was recorded is stored, up to this version."""
+        self._recorded.clear()
+        self.version = version
+
+    def _apply(self, event: AnyEvent) -> None:
+        fold = self.__folds__.get(type(event))
+        if fold is None:
+            cls, name = type(self).__name__, type(event).__name__
+            raise TypeError(
+                f"{cls} records {name} and has no fold for it; write: @applies def on_{name.lower()}(self, event: {name})"
+            )
+        getattr(self, fold)(event)
+
+
+_OWN_NAMES = frozenset(name for name in vars(Aggregate) if not name.startswith("__")) | {"id", "version", "_recorded"}
+
+
+def _check_fields(cls: type) -> None:
+    for name, value in vars(cls).items():
+        if isinstance(value, _MUTABLE) and not name.startswith("__"):
+            kind = type(value).__name__
+            raise TypeError(
+                f"{cls.__name__}.{name} would be shared by all instances; write: {name} = state({kind}), or give a "
+                f"function that makes the start value"
+            )
+    fields = {*vars(cls), *vars(cls).get("__annotations__", {})}
+    for name in sorted(fields & _OWN_NAMES):
+        raise TypeError(f"{cls.__name__}.{name} would hide an attribute of Aggregate; give the field another name")
+
+
+def _initials_of(cls: type) -> dict[str, Callable[[], object]]:
+    found: dict[str, Callable[[], object]] = {}
+    for parent in reversed(cls.__mro__):
+        for name, value in vars(parent).items():
+            if isinstance(value, _Initial):
+                found[name] = value.make
+            else:
+                found.pop(name, None)
+    return found

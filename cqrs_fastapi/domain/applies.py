@@ -1,0 +1,62 @@
+"""Finds the folds of an aggregate class: which method applies which event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from cqrs_fastapi.messages.events import AnyEvent, definition_of
+from cqrs_fastapi.mediation.signatures import SignatureProblem, read_signature
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def applies(method: F) -> F:
+    """Mark a method of an aggregate as the fold of the event that its parameter is annotated with.
+
+    A fold changes the state and nothing else: it runs when the event is recorded and at each replay.
+    """
+    method.__applies__ = True  # type: ignore[attr-defined]  # the mark itself
+    return method
+
+
+def folds_of(cls: type) -> dict[type[AnyEvent], str]:
+    """Method names by event class, inherited ones included; a TypeError says what is wrong."""
+    folds: dict[type[AnyEvent], str] = {}
+    for name in _marked_names(cls):
+        method = getattr(cls, name)
+        event_type = _event_of(cls, name, method)
+        if event_type in folds:
+            raise TypeError(
+                f"{cls.__name__} applies {event_type.__name__} twice, in {folds[event_type]} and {name}; keep one"
+            )
+        folds[event_type] = name
+    return folds
+
+
+def _marked_names(cls: type) -> list[str]:
+    """A subclass that overrides a fold need not repeat the mark."""
+    names: dict[str, None] = {}
+    for parent in reversed(cls.__mro__):
+        for name, value in parent.__dict__.items():
+            if getattr(value, "__applies__", False):
+                names[name] = None
+    return list(names)
+
+
+def _event_of(cls: type, name: str, method: Any) -> type[AnyEvent]:
+    where = f"{cls.__name__}.{name}"
+    try:
+        parameters = read_signature(method).parameters
+    except SignatureProblem as problem:
+        raise TypeError(str(problem)) from None
+    if len(parameters) != 2:  # noqa: PLR2004  # self and the event
+        raise TypeError(f"{where} takes {len(parameters) - 1} arguments; a fold takes the event alone")
+    annotation = parameters[1].annotation
+    if not isinstance(annotation, type):
+        raise TypeError(f"{where} does not say which event it applies; annotate its parameter with the event's class")
+    try:
+        definition_of(annotation)
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
+    return annotation

@@ -1,0 +1,98 @@
+"""Loads aggregates into the unit of work that will store what they record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.errors import ConcurrencyError, NotFoundError
+from cqrs_fastapi.eventstore.expected_version import describe
+from cqrs_fastapi.eventstore.read import read_stream
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.storage.tables import Tables
+
+A = TypeVar("A", bound=Aggregate)
+T = TypeVar("T")
+
+
+class TracksAggregates(Protocol):
+    """What a repository needs of a unit of work."""
+
+    @property
+    def tenant(self) -> str: ...
+
+    async def read(self, work: Callable[[Connection], T], /) -> T: ...
+
+    def track(self, aggregate: Aggregate, /) -> None:
+        """Store what the aggregate records when the unit of work commits."""
+        ...
+
+    def tracked(self, stream: str, /) -> Aggregate | None:
+        """The aggregate of this stream that the unit of work already holds."""
+        ...
+
+
+class Repository(Generic[A]):
+    """Asked for as a parameter: `accounts: Repository[Account]`. In one unit of work an aggregate is loaded once."""
+
+    __slots__ = ("_aggregate_type", "_registry", "_tables", "_unit_of_work")
+
+    def __init__(
+        self, aggregate_type: type[A], unit_of_work: TracksAggregates, tables: Tables, registry: EventRegistry
+    ) -> None:
+        self._aggregate_type = aggregate_type
+        self._unit_of_work = unit_of_work
+        self._tables = tables
+        self._registry = registry
+
+    async def get(self, id: UUID, *, expected_version: int | None = None) -> A:
+        """The aggregate, folded from its events. Raises NotFoundError if it has none, and ConcurrencyError if it is
+        not at the `expected_version`; such an error is not retried, since the version is the caller's.
+        """
+        aggregate = await self._load(id)
+        if aggregate.is_new and not aggregate.recorded:
+            raise NotFoundError(kind=self._aggregate_type.__name__, identifier=str(id))
+        if expected_version is not None and aggregate.version != expected_version:
+            raise ConcurrencyError(
+                stream=aggregate.stream,
+                expected=describe(expected_version),
+                actual=aggregate.version,
+                retryable=False,
+            )
+        return aggregate
+
+    async def get_or_new(self, id: UUID) -> A:
+        """The aggregate, or a new one with its start values if it has no events."""
+        return await self._load(id)
+
+    def add(self, aggregate: A) -> None:
+        """Take in a new aggregate; the commit raises ConcurrencyError if its stream exists already."""
+        self._unit_of_work.track(aggregate)
+
+    async def _load(self, id: UUID) -> A:
+        aggregate = self._aggregate_type(id)
+        known = self._unit_of_work.tracked(aggregate.stream)
+        if known is not None:
+            return self._same_type(known)
+        tenant, stream = self._unit_of_work.tenant, aggregate.stream
+        stored = await self._unit_of_work.read(
+            lambda connection: read_stream(connection, self._tables, stream, tenant=tenant)
+        )
+        if stored:
+            decode = self._registry.decode
+            events = (decode(row.type, row.schema_version, row.data.encode()) for row in stored)
+            aggregate.replay(events, stored[-1].version)
+        self._unit_of_work.track(aggregate)
+        return aggregate
+
+    def _same_type(self, known: Aggregate) -> A:
+        if not isinstance(known, self._aggregate_type):
+            raise TypeError(
+                f"{known.stream} is loaded as {type(known).__name__} and asked for as {self._aggregate_type.__name__}; "
+                f"give one of the classes another category"
+            )
+        return known

@@ -1,0 +1,314 @@
+"""Checks all bindings and generates one function for each handler, once, when the maps are frozen."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+
+from cqrs_fastapi.mediation.behaviors import Behavior, Next
+from cqrs_fastapi.mediation.event_map import EventBinding
+from cqrs_fastapi.mediation.fallback import CircuitBreaker
+from cqrs_fastapi.mediation.frame import Frame
+from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHandler, StreamHandler
+from cqrs_fastapi.mediation.injection import Injector, Plan
+from cqrs_fastapi.mediation.kernel import Kernel
+from cqrs_fastapi.mediation.pipelines import Body, Handling, Pipelines, Send, with_fallback, wrap
+from cqrs_fastapi.mediation.request_map import RequestBinding
+from cqrs_fastapi.mediation.signatures import Signature, SignatureProblem, name_of, read_signature, unwrapped_result
+from cqrs_fastapi.messages.events import definition_of
+from cqrs_fastapi.messages.forms import Kind, kind_of
+from cqrs_fastapi.messages.metadata import enter, holder, leave
+from cqrs_fastapi.messages.requests import Request, StreamRequest
+
+
+@dataclass(slots=True)
+class Compiler:
+    """Turns bindings into pipelines; `problems` of the injector hold everything that is wrong with them."""
+
+    injector: Injector
+    behaviors: tuple[Behavior, ...] = ()
+    pipelines: Pipelines = field(default_factory=Pipelines)
+
+    def compile_requests(self, bindings: Sequence[RequestBinding], registered: Iterable[type]) -> None:
+        """Requests and streams; `registered` are request types that somebody counts on having a handler."""
+        self._refuse_doubles(bindings)
+        for binding in bindings:
+            handling = self._request(binding)
+            if handling is None:
+                continue
+            if handling.kind == "stream":
+                self.pipelines.streams[binding.request_type] = handling
+            else:
+                self.pipelines.nested[binding.request_type] = handling
+        bound = {binding.request_type for binding in bindings}
+        for request_type in registered:
+            if request_type not in bound:
+                name = request_type.__name__
+                self._problem(f"{name} has no handler; write requests.bind({name}, your_handler)")
+
+    def compile_events(self, bindings: Sequence[EventBinding]) -> None:
+        """Event handlers, grouped by the event's class in the order they were bound."""
+        self._refuse_shared_consumers(bindings)
+        for binding in bindings:
+            try:
+                definition_of(binding.event_type)
+            except TypeError as error:
+                self._problem(f"{name_of(binding.handler)} is bound to something else than an event: {error}")
+                continue
+            body = self._body(binding.handler, binding.event_type, EventHandler, None, {})
+            if body is None:
+                continue
+            table = self.pipelines.durable if binding.when == "durable" else self.pipelines.in_transaction
+            handling = Handling(
+                binding.event_type,
+                (body[0],),
+                scoped=True,
+                behaviors=(*self.behaviors, *binding.behaviors),
+                consumer=binding.consumer,
+            )
+            table[binding.event_type] = (*table.get(binding.event_type, ()), handling)
+
+    def compile_job(self, handler: object, tick_type: type, behaviors: Sequence[Behavior]) -> Handling | None:
+        """A periodic job: a function of its tick."""
+        body = self._body(handler, tick_type, EventHandler, None, {})
+        if body is None:
+            return None
+        return Handling(tick_type, (body[0],), scoped=True, behaviors=(*self.behaviors, *behaviors))
+
+    def attach(self, kernel: Kernel) -> Pipelines:
+        """Make the functions that `send` calls; from here on the pipelines can run."""
+        self.pipelines.kernel = kernel
+        for request_type, handling in self.pipelines.nested.items():
+            self.pipelines.requests[request_type] = self._root(handling, kernel)
+        return self.pipelines
+
+    def _request(self, binding: RequestBinding) -> Handling | None:
+        kind = kind_of(binding.request_type)
+        if kind is None:
+            self._problem(
+                f"{binding.request_type.__name__} is neither a Command, a Query nor a StreamRequest; inherit from one, "
+                f"or mark a dataclass that inherits Request[YourResult] with @command or @query"
+            )
+            return None
+        bodies = self._bodies(binding, kind)
+        if bodies is None:
+            return None
+        if binding.is_fallback and not binding.on:
+            self._problem(f"the Fallback of {binding.request_type.__name__} never falls back; name errors in on=(...)")
+        breaker = binding.breaker if isinstance(binding.breaker, CircuitBreaker) else None
+        return Handling(
+            binding.request_type,
+            tuple(body for body, _ in bodies),
+            any(scoped for _, scoped in bodies),
+            (*self.behaviors, *binding.behaviors),
+            kind,
+            binding.on,
+            breaker,
+        )
+
+    def _bodies(self, binding: RequestBinding, kind: Kind) -> list[tuple[Body, bool]] | None:
+        """One body for a plain handler or a chain, two for a Fallback."""
+        expected = StreamHandler if kind == "stream" else RequestHandler
+        result = result_of(binding.request_type)
+        if not binding.handlers:
+            self._problem(f"{binding.request_type.__name__} is bound to an empty list; name at least one handler")
+            return None
+        if binding.is_fallback:
+            both = [self._body(handler, binding.request_type, expected, result, {}) for handler in binding.handlers]
+            return [body for body in both if body is not None] if all(both) else None
+        rest: tuple[Body, bool] | None = None
+        for handler in reversed(binding.handlers):
+            special = {} if rest is None else {_next_type(binding.request_type, result): self._next(*rest)}
+            body = self._body(handler, binding.request_type, expected, result, special)
+            if body is None:
+                return None
+            rest = (body[0], body[1] or (rest is not None and rest[1]))
+        return [rest] if rest is not None else None
+
+    def _next(self, body: Body, scoped: bool) -> str:
+        return f"{self.injector.name(partial, 'partial')}({self.injector.name(body, 'rest')}, scope)"
+
+    def _body(
+        self, handler: object, message_type: type, base: type, result: Any, special: dict[Any, str]
+    ) -> tuple[Body, bool] | None:
+        """Generate `async def body(scope, message)` for one handler; None if something is wrong with it."""
+        before = len(self.injector.problems)
+        plan = Plan(self.injector, special)
+        if isinstance(handler, type):
+            call = self._class_call(handler, base, message_type, result, plan)
+        else:
+            call = self._function_call(handler, message_type, result, plan, streams=base is StreamHandler)
+        if len(self.injector.problems) > before:
+            return None
+        name = f"handle_{message_type.__name__}"
+        if base is StreamHandler:
+            last = [f"async for item in {call}:", "    yield item"]
+        else:
+            last = [f"return await {call}"]
+        return self._generate(name, ["scope", "message"], [*plan.lines, *last]), plan.scoped or bool(special)
+
+    def _class_call(self, handler: type, base: type, message_type: type, result: Any, plan: Plan) -> str:
+        name = name_of(handler)
+        if not issubclass(handler, base):
+            self._problem(f"{name} is bound to {message_type.__name__} and is no {base.__name__}; inherit from it")
+            return ""
+        if inspect.isabstract(handler):
+            self._problem(f"{name} has no `handle`; write: async def handle(self, request: {message_type.__name__})")
+            return ""
+        method = inspect.getattr_static(handler, "handle")
+        self._check_types(method, message_type, result, skip=1, streams=base is StreamHandler)
+        arguments = plan.arguments(handler, skip=0, where=name) if handler.__init__ is not object.__init__ else ""
+        return f"{self.injector.name(handler, 'new')}({arguments}).handle(message)"
+
+    def _function_call(self, handler: Any, message_type: type, result: Any, plan: Plan, *, streams: bool) -> str:
+        name = name_of(handler)
+        if not callable(handler):
+            self._problem(f"{handler!r} is bound to {message_type.__name__} and cannot be called; bind a function")
+            return ""
+        called = handler if inspect.isroutine(handler) else type(handler).__call__
+        if streams != inspect.isasyncgenfunction(called) or (not streams and not inspect.iscoroutinefunction(called)):
+            wanted = "an async generator" if streams else "an async function"
+            self._problem(f"{name} handles {message_type.__name__} and must be {wanted}: write async def {name}(...)")
+            return ""
+        self._check_types(handler, message_type, result, skip=0, streams=streams)
+        arguments = plan.arguments(handler, skip=1, where=name)
+        comma = ", " if arguments else ""
+        return f"{self.injector.name(handler, 'handler')}(message{comma}{arguments})"
+
+    def _check_types(self, target: Any, message_type: type, result: Any, *, skip: int, streams: bool) -> None:
+        """What the annotations say must fit the message and what it answers."""
+        try:
+            signature = read_signature(target)
+        except SignatureProblem as problem:
+            self._problem(str(problem))
+            return
+        if len(signature.parameters) <= skip:
+            self._problem(f"{name_of(target)} takes no message; its first parameter is the {message_type.__name__}")
+            return
+        accepted = signature.parameters[skip].annotation
+        if isinstance(accepted, type) and accepted is not inspect.Parameter.empty:
+            origin = get_origin(accepted) or accepted
+            if not issubclass(message_type, origin):
+                self._problem(f"{name_of(target)} takes {accepted.__name__} and is bound to {message_type.__name__}")
+        if result is not None:
+            self._check_result(target, signature, message_type, result, streams=streams)
+
+    def _check_result(
+        self, target: Any, signature: Signature, message_type: type, result: Any, *, streams: bool
+    ) -> None:
+        if not signature.says_what_it_returns:
+            return
+        returned = unwrapped_result(signature.returns) if streams else signature.returns
+        if not _fits(returned, result):
+            self._problem(
+                f"{name_of(target)} returns {_show(returned)}, but {message_type.__name__} is answered with "
+                f"{_show(result)}"
+            )
+
+    def _root(self, handling: Handling, kernel: Kernel) -> Send:
+        """What `send` calls. A handler that needs no scope and has no behaviors runs right in it."""
+        common = {"kernel": kernel, "Frame": Frame, "enter": enter, "leave": leave, "holder": holder}
+        if not handling.scoped and not handling.behaviors and len(handling.bodies) == 1:
+            call = "body(None, message)"
+            names: dict[str, Any] = {"body": handling.bodies[0]}
+        else:
+            call, names = "chain(message)", {"chain": self._chain(handling, kernel)}
+        lines = [
+            "token = enter(Frame(kernel, holder()))",
+            "try:",
+            f"    return await {call}",
+            "finally:",
+            "    leave(token)",
+        ]
+        name = f"send_{handling.message_type.__name__}"
+        return _function(name, ["message"], lines, {**common, **names})
+
+    def _chain(self, handling: Handling, kernel: Kernel) -> Next:
+        cores = [_core(body, handling, kernel) for body in handling.bodies]
+        core = cores[0] if len(cores) == 1 else with_fallback(handling, cores[0], cores[1])
+        return wrap(handling.behaviors, core)
+
+    def _generate(self, name: str, parameters: list[str], lines: list[str]) -> Body:
+        return _function(name, parameters, lines, self.injector.namespace)
+
+    def _refuse_doubles(self, bindings: Sequence[RequestBinding]) -> None:
+        for request_type, times in Counter(binding.request_type for binding in bindings).items():
+            if times > 1:
+                handlers = [name_of(h) for b in bindings if b.request_type is request_type for h in b.handlers]
+                self._problem(
+                    f"{request_type.__name__} is bound {times} times ({', '.join(handlers)}); a request has one "
+                    f"handler: remove the others, or bind a list for a chain of responsibility"
+                )
+
+    def _refuse_shared_consumers(self, bindings: Sequence[EventBinding]) -> None:
+        counted = Counter((b.consumer, b.event_type) for b in bindings if b.when == "durable")
+        for (consumer, event_type), times in counted.items():
+            if times > 1:
+                self._problem(
+                    f"{times} durable handlers of {event_type.__name__} are called {consumer!r}; the name is how the "
+                    f"inbox tells them apart: give one of them name='...'"
+                )
+
+    def _problem(self, sentence: str) -> None:
+        self.injector.problem(sentence)
+
+
+def _next_type(request_type: type, result: Any) -> Any:
+    """`NextHandler[request_type, result]`, as a handler's annotation evaluates to it."""
+    generic: Any = NextHandler
+    return generic[request_type, result]
+
+
+def result_of(request_type: type) -> Any:
+    """The `R` of a request, as it was written; None if it cannot be known."""
+    for parent in request_type.__mro__:
+        if issubclass(parent, BaseModel):
+            generic = parent.__pydantic_generic_metadata__
+            if generic["origin"] is not None and issubclass(generic["origin"], Request | StreamRequest):
+                return _none_type(generic["args"][0])
+        for base in parent.__dict__.get("__orig_bases__", ()):
+            if get_origin(base) is Request:
+                return _none_type(get_args(base)[0])
+    return None
+
+
+def _none_type(result: Any) -> Any:
+    return type(None) if result is None else result
+
+
+def _fits(returned: Any, result: Any) -> bool:
+    returned = _none_type(returned)
+    if returned == result or Any in (returned, result):
+        return True
+    if isinstance(returned, type) and isinstance(result, type) and not get_args(returned) and not get_args(result):
+        return issubclass(returned, result)
+    # Unions, generics and type variables are left to the type checker, which knows their rules.
+    return not (isinstance(returned, type) and isinstance(result, type)) or get_origin(returned) == get_origin(result)
+
+
+def _core(body: Body, handling: Handling, kernel: Kernel) -> Next:
+    if not handling.scoped:
+        return partial(body, None)
+    return partial(_run, kernel, body, handling.kind == "query")
+
+
+async def _run(kernel: Kernel, body: Body, read_only: bool, message: object) -> object:
+    return await kernel.run(body, message, read_only=read_only)
+
+
+def _function(name: str, parameters: list[str], lines: list[str], namespace: dict[str, Any]) -> Callable[..., Any]:
+    source = f"async def {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in lines)
+    made: dict[str, Any] = {}
+    exec(compile(source, f"<pipeline {name}>", "exec"), namespace, made)  # noqa: S102  # source written by the plan, from names of its own; no input reaches it
+    function: Callable[..., Any] = made[name]
+    return function
+
+
+def _show(wanted: Any) -> str:
+    return wanted.__name__ if isinstance(wanted, type) and not get_args(wanted) else str(wanted)

@@ -1,0 +1,117 @@
+"""Which handlers react to which event, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+
+from cqrs_fastapi.mediation.behaviors import Behavior
+from cqrs_fastapi.mediation.handlers import EventHandler
+from cqrs_fastapi.messages.events import AnyEvent
+
+E = TypeVar("E", bound=AnyEvent)
+P = ParamSpec("P")
+
+When: TypeAlias = Literal["in_transaction", "durable"]
+"""`in_transaction`: in the transaction that records the event; an error rolls the command back.
+`durable`: after the commit, at least once (its database effect once), retried, then parked as a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventBinding:
+    """One line of a map. `consumer` is the stable name under which a durable handler remembers what it has done."""
+
+    event_type: type
+    handler: object
+    when: When
+    consumer: str
+    behaviors: tuple[Behavior, ...]
+
+
+class EventMap:
+    """Bindings in the making; several handlers may react to one event."""
+
+    def __init__(self, *, behaviors: Sequence[Behavior] = ()) -> None:
+        self._behaviors = tuple(behaviors)
+        self._bindings: list[EventBinding] = []
+        self._included: list[EventMap] = []
+
+    @overload
+    def bind(
+        self,
+        event: type[E],
+        handler: type[EventHandler[E]],
+        /,
+        *,
+        when: When = "durable",
+        name: str | None = None,
+        behaviors: Sequence[Behavior] = (),
+    ) -> None: ...
+    @overload
+    def bind(
+        self,
+        event: type[E],
+        handler: Callable[Concatenate[E, P], Awaitable[None]],
+        /,
+        *,
+        when: When = "durable",
+        name: str | None = None,
+        behaviors: Sequence[Behavior] = (),
+    ) -> None: ...
+    def bind(
+        self,
+        event: type,
+        handler: object,
+        /,
+        *,
+        when: When = "durable",
+        name: str | None = None,
+        behaviors: Sequence[Behavior] = (),
+    ) -> None:
+        """Let `handler` react to `event`.
+
+        `name` is what a durable handler is called in the inbox; it defaults to the handler's own name. Renaming it
+        makes it a new handler, which sees messages again.
+        """
+        consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
+        self._bindings.append(EventBinding(event, handler, when, consumer, tuple(behaviors)))
+
+    def on(
+        self,
+        event: type[E],
+        /,
+        *,
+        when: When = "durable",
+        name: str | None = None,
+        behaviors: Sequence[Behavior] = (),
+    ) -> BindsEvent[E]:
+        """`bind` as a decorator of a class or a function, which stays as it was."""
+
+        def register(handler: object) -> object:
+            self.bind(event, handler, when=when, name=name, behaviors=behaviors)  # type: ignore[call-overload]  # the decorator's own type has tied event and handler
+            return handler
+
+        return register  # type: ignore[return-value]  # one function stands for both overloads of BindsEvent
+
+    def include(self, other: EventMap) -> None:
+        """Take over all bindings of another map, also those it gets later, inside this map's behaviors."""
+        self._included.append(other)
+
+    def bindings(self) -> list[EventBinding]:
+        """All bindings, with the behaviors of the maps around them outermost."""
+        inner = [*self._bindings]
+        for other in self._included:
+            inner.extend(other.bindings())
+        return [replace(binding, behaviors=(*self._behaviors, *binding.behaviors)) for binding in inner]
+
+
+class BindsEvent(Protocol, Generic[E]):
+    """The decorator of `on`."""
+
+    @overload
+    def __call__(self, handler: type[EventHandler[E]], /) -> type[EventHandler[E]]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[Concatenate[E, P], Awaitable[None]], /
+    ) -> Callable[Concatenate[E, P], Awaitable[None]]: ...

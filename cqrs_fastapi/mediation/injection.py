@@ -1,0 +1,293 @@
+"""Plans how the parameters of a handler are made, and writes the plan as Python source.
+
+The order of search for a type is that of DESIGN: overrides, the built-ins of the scope, then the container's providers:
+exact, then one nominal subclass, else a problem that is told at start-up. The generated code looks nothing up.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_args, get_origin
+
+from fastapi.params import Depends
+
+from cqrs_fastapi.mediation.providers import (
+    AnyProvider,
+    Provided,
+    arguments_of,
+    attributes_of,
+    is_generator,
+    is_provider,
+    lifetime_of,
+    target_of,
+    walk,
+)
+from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.mediation.signatures import Parameter, SignatureProblem, name_of, read_signature
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A type that the scope itself gives. `make` takes the scope and the arguments of a generic type."""
+
+    make: Callable[..., Any]
+    opens_unit: bool = True
+    """Whether asking for it means that the handler needs a unit of work."""
+
+
+@dataclass(slots=True)
+class Injector:
+    """Everything by which types are resolved, and the problems found while planning."""
+
+    builtins: Mapping[Any, Builtin]
+    provided: list[Provided]
+    overrides: Mapping[Any, Any]
+    problems: list[str] = field(default_factory=list)
+    namespace: dict[str, Any] = field(default_factory=dict)
+    application: dict[str, AnyProvider] = field(default_factory=dict)
+    """Names in the namespace whose values are known only when the container has been started."""
+    requested: list[tuple[Any, ...]] = field(default_factory=list)
+    """The generic built-ins that handlers ask for, as (origin, *arguments): `Repository[Account]`."""
+    _numbers: int = 0
+
+    def name(self, value: object, hint: str = "v") -> str:
+        """A name in the generated code for this very object."""
+        self._numbers += 1
+        name = f"{hint}_{self._numbers}"
+        self.namespace[name] = value
+        return name
+
+    def application_value(self, provider: AnyProvider) -> str:
+        """A name for the one value a provider has for as long as the application runs."""
+        for name, known in self.application.items():
+            if known is provider:
+                return name
+        name = self.name(None, "app")
+        self.application[name] = provider
+        return name
+
+    def problem(self, sentence: str) -> str:
+        if sentence not in self.problems:
+            self.problems.append(sentence)
+        return "None"
+
+    def builtin_for(self, wanted: Any) -> tuple[Builtin, tuple[Any, ...]] | None:
+        if wanted in self.builtins:
+            return self.builtins[wanted], ()
+        origin = get_origin(wanted)
+        if origin is not None and origin in self.builtins:
+            self.requested.append((origin, *get_args(wanted)))
+            return self.builtins[origin], get_args(wanted)
+        return None
+
+    def provider_for(self, wanted: Any, where: str) -> Provided | None:
+        """The one provider of a type; a problem is noted if there are several candidates."""
+        candidates = [provided for provided in self.provided if provided.type == wanted]
+        if not candidates and isinstance(wanted, type):
+            candidates = [p for p in self.provided if isinstance(p.type, type) and wanted in p.type.__mro__]
+        if len(candidates) > 1:
+            names = " and ".join(provided.attribute for provided in candidates)
+            self.problem(
+                f"{where} asks for {_show(wanted)}, and the container offers it by {names}; annotate the one that is "
+                f"meant with Provides[{_show(wanted)}], or ask for its own class"
+            )
+        return candidates[0] if candidates else None
+
+
+class Plan:
+    """The source of one handler's call: `lines` before it, and whether it needs a scope."""
+
+    def __init__(self, injector: Injector, special: Mapping[Any, str]) -> None:
+        self._injector = injector
+        self._special = special
+        self._made: dict[int, str] = {}
+        self.lines: list[str] = []
+        self.scoped = False
+
+    def arguments(self, target: Callable[..., Any], *, skip: int, where: str) -> str:
+        """The arguments of a call, from the `skip`-th parameter on."""
+        try:
+            parameters = read_signature(target).parameters[skip:]
+        except SignatureProblem as problem:
+            self._injector.problem(str(problem))
+            return ""
+        given = ((parameter, self._argument(parameter, where)) for parameter in parameters)
+        return ", ".join(f"{p.name}={expression}" if p.keyword_only else expression for p, expression in given)
+
+    def _argument(self, parameter: Parameter, where: str) -> str:
+        place = f"{where}, parameter {parameter.name!r},"
+        if isinstance(parameter.default, Depends):
+            return self._injector.problem(
+                f"{place} has a bare Depends default, which only routes understand; write "
+                f"{parameter.name}: Annotated[YourType, Depends(...)]"
+            )
+        if parameter.annotation is inspect.Parameter.empty:
+            if parameter.has_default:
+                return self._injector.name(parameter.default, "default")
+            return self._injector.problem(f"{place} has no annotation; parameters are injected by type")
+        return self.value(parameter.annotation, place, parameter)
+
+    def value(self, wanted: Any, place: str, parameter: Parameter | None = None) -> str:
+        """The expression that gives a value of this type."""
+        depends = _depends_in(wanted)
+        if depends is not None:
+            return self._depends(depends, place)
+        if get_origin(wanted) is Annotated:
+            wanted = get_args(wanted)[0]
+        if wanted in self._injector.overrides:
+            return self._injector.name(self._injector.overrides[wanted], "override")
+        if wanted in self._special:
+            return self._special[wanted]
+        if (builtin := self._injector.builtin_for(wanted)) is not None:
+            return self._builtin(*builtin)
+        provided = self._injector.provider_for(wanted, place)
+        if provided is not None:
+            return self.provider(provided.provider, place)
+        if parameter is not None and parameter.has_default:
+            return self._injector.name(parameter.default, "default")
+        return self._injector.problem(
+            f"{place} asks for {_show(wanted)}, which nothing provides; add a provider to the container: "
+            f"{_attribute(wanted)}: Provides[{_show(wanted)}] = providers.Factory(...)"
+        )
+
+    def provider(self, provider: AnyProvider, place: str) -> str:
+        """The expression that gives a value of this provider, as long-lived as its kind says."""
+        lifetime = lifetime_of(provider)
+        if lifetime == "application":
+            self._refuse_captives(provider, place)
+            return self._injector.application_value(provider)
+        if lifetime == "scope":
+            return self._opened(provider, place)
+        return self._made_for_this_call(provider, place)
+
+    def _builtin(self, builtin: Builtin, arguments: tuple[Any, ...]) -> str:
+        self.scoped = self.scoped or builtin.opens_unit
+        given = "".join(f", {self._injector.name(argument, 'type')}" for argument in arguments)
+        return f"{self._injector.name(builtin.make, 'make')}(scope{given})"
+
+    def _made_for_this_call(self, provider: AnyProvider, place: str) -> str:
+        target = target_of(provider)
+        if target is None:
+            return self._injector.problem(f"{place} needs a provider without a target; give it a class or a function")
+        call = f"{self._injector.name(target, 'new')}({self._provider_arguments(provider, target, place)})"
+        if inspect.iscoroutinefunction(target):
+            call = f"(await {call})"
+        attributes = attributes_of(provider)
+        if not attributes:
+            return call
+        name = f"o{len(self.lines)}"
+        self.lines.append(f"{name} = {call}")
+        self.lines += [f"{name}.{key} = {self._given(value, place)}" for key, value in attributes.items()]
+        return name
+
+    def _opened(self, provider: AnyProvider, place: str) -> str:
+        """A generator's value, entered once in this scope and closed with it."""
+        self.scoped = True
+        if id(provider) in self._made:
+            return self._made[id(provider)]
+        target = target_of(provider)
+        if target is None:
+            return self._injector.problem(f"{place} needs a provider without a target")
+        arguments = self._provider_arguments(provider, target, place)
+        name = f"g{len(self.lines)}"
+        opener, function = self._injector.name(open_generator, "open"), self._injector.name(target, "gen")
+        self.lines.append(f"{name} = await {opener}(scope, {function}, lambda: {function}({arguments}))")
+        self._made[id(provider)] = name
+        return name
+
+    def _depends(self, depends: Depends, place: str) -> str:
+        """`Annotated[T, Depends(f)]`: `f` is called with parameters resolved like a handler's, once for each handler."""
+        target = self._injector.overrides.get(depends.dependency, depends.dependency)
+        if target is None:
+            return self._injector.problem(f"{place} has Depends() without a function; write Depends(your_function)")
+        if depends.use_cache and id(target) in self._made:
+            return self._made[id(target)]
+        arguments = self.arguments(target, skip=0, where=f"{place} by {name_of(target)}")
+        name = f"d{len(self.lines)}"
+        function = self._injector.name(target, "dep")
+        if is_generator(target):
+            self.scoped = True
+            opener = self._injector.name(open_generator, "open")
+            self.lines.append(f"{name} = await {opener}(scope, {function}, lambda: {function}({arguments}))")
+        else:
+            self.lines.append(
+                f"{name} = {'await ' if inspect.iscoroutinefunction(target) else ''}{function}({arguments})"
+            )
+        self._made[id(target)] = name
+        return name
+
+    def _provider_arguments(self, provider: AnyProvider, target: Callable[..., Any], place: str) -> str:
+        """What the container gives, then what it leaves open, by type."""
+        args, kwargs = arguments_of(provider)
+        where = f"{place} by {name_of(target)}"
+        parts = [self._given(value, where) for value in args]
+        parts += [f"{key}={self._given(value, where)}" for key, value in kwargs.items()]
+        try:
+            parameters = read_signature(target).parameters[len(args) :]
+        except SignatureProblem as problem:
+            self._injector.problem(str(problem))
+            return ", ".join(parts)
+        left_open = [p for p in parameters if p.name not in kwargs and not p.has_default]
+        return ", ".join([*parts, *(f"{p.name}={self._argument(p, where)}" for p in left_open)])
+
+    def _given(self, value: Any, place: str) -> str:
+        if not is_provider(value):
+            return self._injector.name(value, "given")
+        for provided in self._injector.provided:
+            if provided.provider is value and provided.type in self._injector.overrides:
+                return self._injector.name(self._injector.overrides[provided.type], "override")
+        return self.provider(value, place)
+
+    def _refuse_captives(self, provider: AnyProvider, place: str) -> None:
+        """A value that lives as long as the application must not hold one that lives as long as a scope."""
+        for inner in walk(provider):
+            if inner is not provider and lifetime_of(inner) == "scope":
+                self._injector.problem(_captive(provider, name_of(target_of(inner)), place))
+            if lifetime_of(inner) == "application" and (target := target_of(inner)) is not None:
+                self._refuse_open_parameters(inner, target, place)
+
+    def _refuse_open_parameters(self, provider: AnyProvider, target: Callable[..., Any], place: str) -> None:
+        args, kwargs = arguments_of(provider)
+        try:
+            parameters = read_signature(target).parameters[len(args) :]
+        except SignatureProblem:
+            return  # a target without a readable signature is the container's own business
+        for parameter in parameters:
+            if parameter.name in kwargs or parameter.has_default:
+                continue
+            if self._injector.builtin_for(parameter.annotation) is not None:
+                self._injector.problem(_captive(provider, _show(parameter.annotation), place))
+            else:
+                self._injector.problem(
+                    f"{place} gets {name_of(target)}, which lives as long as the application and whose argument "
+                    f"{parameter.name!r} is not given; give it in the container"
+                )
+
+
+async def open_generator(scope: Scope, function: Any, start: Callable[[], Any]) -> Any:
+    """Enter a generator provider: one value for a scope, however many handlers ask for it."""
+    return await scope.enter(function, start)
+
+
+def _captive(provider: AnyProvider, inner: str, place: str) -> str:
+    return (
+        f"{place} gets {name_of(target_of(provider))}, which lives as long as the application but needs {inner}, which "
+        f"ends with each message; make it a Factory"
+    )
+
+
+def _depends_in(annotation: Any) -> Depends | None:
+    if get_origin(annotation) is not Annotated:
+        return None
+    return next((extra for extra in get_args(annotation)[1:] if isinstance(extra, Depends)), None)
+
+
+def _show(wanted: Any) -> str:
+    return wanted.__name__ if isinstance(wanted, type) and not get_args(wanted) else str(wanted).replace("typing.", "")
+
+
+def _attribute(wanted: Any) -> str:
+    name = getattr(wanted, "__name__", "it")
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).strip("_")

@@ -1,0 +1,188 @@
+"""The compiled pipelines: a table from the type of a message to the one function that handles it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
+
+import structlog
+
+from cqrs_fastapi.errors import HandlerNotFoundError
+from cqrs_fastapi.mediation.behaviors import Behavior, Next
+from cqrs_fastapi.mediation.fallback import CircuitBreaker
+from cqrs_fastapi.mediation.frame import Frame
+from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.messages.forms import Kind
+from cqrs_fastapi.messages.metadata import Metadata, Received, enter, holder, leave
+
+if TYPE_CHECKING:
+    from cqrs_fastapi.mediation.kernel import Guard, Kernel
+
+log = structlog.get_logger("cqrs_fastapi")
+
+Body: TypeAlias = Callable[[Any, Any], Any]
+"""The generated function of one handler: scope (None if it needs none) and message."""
+Send: TypeAlias = Callable[[Any], Coroutine[Any, Any, Any]]
+
+STREAM_AHEAD = 32
+"""How many items a stream's handler may be ahead of its reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """One binding, compiled. `bodies` has two entries for a Fallback."""
+
+    message_type: type
+    bodies: tuple[Body, ...]
+    scoped: bool
+    behaviors: tuple[Behavior, ...]
+    kind: Kind | None = None
+    on: tuple[type[Exception], ...] = ()
+    breaker: CircuitBreaker | None = None
+    consumer: str = ""
+
+    def wrapped(self, core: Next) -> Next:
+        """The behaviors around `core`, outermost first."""
+        return wrap(self.behaviors, core)
+
+
+@dataclass(slots=True)
+class Pipelines:
+    """Filled by the compiler; replaced as a whole when an override comes or goes."""
+
+    requests: dict[type, Send] = field(default_factory=dict)
+    nested: dict[type, Handling] = field(default_factory=dict)
+    streams: dict[type, Handling] = field(default_factory=dict)
+    in_transaction: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
+    durable: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
+    take_in: Callable[[AnyEvent, UUID, Metadata | None], Awaitable[None]] = field(default=lambda *_: _no_inbox())
+    kernel: Kernel = field(init=False)
+
+    def replace(self, other: Pipelines) -> None:
+        """Take over what another compilation made, in place: mediators hold on to these tables."""
+        for name in ("requests", "nested", "streams", "in_transaction", "durable"):
+            table = getattr(self, name)
+            table.clear()
+            table.update(getattr(other, name))
+
+    async def send_nested(self, scope: Scope, request: object) -> object:
+        """Handle a request in the unit of work of another message."""
+        scope.require_open()
+        handling = self.nested.get(type(request))
+        if handling is None:
+            raise HandlerNotFoundError(type(request))
+        if handling.kind == "command":
+            scope.require_writable(f"sent the command {type(request).__name__}")
+        breaker = handling.breaker
+        body = handling.bodies[-1] if breaker is not None and not breaker.closed else handling.bodies[0]
+        token = enter(Frame(self.kernel, holder()))
+        try:
+            return await handling.wrapped(_in_scope(body, scope))(request)
+        except BaseException as error:
+            scope.spoil(error)
+            raise
+        finally:
+            leave(token)
+
+    async def react(self, scope: Scope, event: AnyEvent, metadata: Metadata) -> None:
+        """Give an event to its in-transaction handlers, in the order they were bound."""
+        for handling in self.in_transaction.get(type(event), ()):
+            token = enter(Received(metadata))
+            try:
+                await handling.wrapped(_in_scope(handling.bodies[0], scope))(event)
+            finally:
+                leave(token)
+
+    async def run(self, handling: Handling, message: object, metadata: Metadata, guard: Guard) -> None:
+        """Handle a message that was received (or a job's tick) in a unit of work of its own, after `guard`."""
+
+        async def core(message: object) -> object:
+            return await self.kernel.run(handling.bodies[0], message, read_only=False, guard=guard)
+
+        token = enter(Received(metadata))
+        try:
+            await handling.wrapped(core)(message)
+        finally:
+            leave(token)
+
+    async def stream(self, request: object) -> AsyncIterator[object]:
+        """The items of a stream request, from a task that owns the scope."""
+        handling = self.streams.get(type(request))
+        if handling is None:
+            raise HandlerNotFoundError(type(request))
+        items: asyncio.Queue[object] = asyncio.Queue(STREAM_AHEAD)
+        task = asyncio.get_running_loop().create_task(self._produce(handling, request, items))
+        try:
+            while (item := await items.get()) is not _END:
+                yield item
+            await task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _produce(self, handling: Handling, request: object, items: asyncio.Queue[object]) -> None:
+        async def core(message: object) -> object:
+            await self.kernel.read(handling.bodies[0], message, items.put)
+            return None
+
+        enter(Frame(self.kernel, holder()))  # the task has a context of its own, which ends with it
+        try:
+            await handling.wrapped(core)(request)
+        finally:
+            # A reader that is gone cancels this task; one that is there must learn that nothing more comes.
+            if (task := asyncio.current_task()) is None or not task.cancelling():
+                await items.put(_END)
+
+
+def wrap(behaviors: Sequence[Behavior], core: Next) -> Next:
+    """Build the chain from the inside out."""
+    chain = core
+    for behavior in reversed(behaviors):
+        chain = _layer(behavior, chain)
+    return chain
+
+
+def with_fallback(handling: Handling, primary: Next, fallback: Next) -> Next:
+    """Try the primary unless its breaker is open; each call has a unit of work of its own."""
+    breaker = handling.breaker
+
+    async def call(message: object) -> object:
+        if breaker is not None and not breaker.closed:
+            return await fallback(message)
+        try:
+            result = await primary(message)
+        except handling.on as error:
+            if breaker is not None:
+                breaker.failed()
+            log.warning("fallback_used", message=type(message).__name__, error=repr(error))
+            return await fallback(message)
+        if breaker is not None:
+            breaker.succeeded()
+        return result
+
+    return call
+
+
+_END = object()
+
+
+def _in_scope(body: Body, scope: Scope) -> Next:
+    async def core(message: object) -> object:
+        return await body(scope, message)
+
+    return core
+
+
+def _layer(behavior: Behavior, inner: Next) -> Next:
+    def call(message: object) -> Awaitable[object]:
+        return behavior(message, inner)
+
+    return call
+
+
+async def _no_inbox() -> None:
+    raise RuntimeError("the pipelines were not given an inbox")

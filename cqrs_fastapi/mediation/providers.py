@@ -1,0 +1,121 @@
+"""The one place that reads a `dependency-injector` container: which provider gives which type, and for how long."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+from dependency_injector import containers, providers
+
+from cqrs_fastapi.mediation.signatures import SignatureProblem, read_signature, unwrapped_result
+
+T_co = TypeVar("T_co", covariant=True)
+
+Lifetime: TypeAlias = Literal["application", "scope", "call"]
+AnyProvider: TypeAlias = "providers.Provider[Any]"
+AnyContainer: TypeAlias = containers.Container | containers.DynamicContainer
+
+
+class Provides(Protocol[T_co]):
+    """`gateway: Provides[PaymentGateway] = providers.Singleton(CardGateway)` says which type a provider stands for."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T_co: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """A provider of the container. `target` is what makes the value; `type` is what it is asked for by."""
+
+    attribute: str
+    type: Any
+    provider: AnyProvider
+    target: Callable[..., Any] | None
+    lifetime: Lifetime
+
+
+def index(container: AnyContainer) -> list[Provided]:
+    """All providers of a container that say what they give."""
+    declared = _declared_types(container)
+    return [
+        provided
+        for attribute, provider in container.providers.items()
+        if (provided := _provided(attribute, provider, declared.get(attribute))) is not None
+    ]
+
+
+def arguments_of(provider: AnyProvider) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the container itself gives to the provider's target."""
+    return tuple(getattr(provider, "args", ())), dict(getattr(provider, "kwargs", {}))
+
+
+def attributes_of(provider: AnyProvider) -> dict[str, Any]:
+    """Attributes the container sets on what a Factory makes."""
+    return dict(getattr(provider, "attributes", None) or {})
+
+
+def is_provider(value: object) -> bool:
+    return isinstance(value, providers.Provider)
+
+
+def is_resource(provider: AnyProvider) -> bool:
+    return isinstance(provider, providers.Resource)
+
+
+def is_generator(target: object) -> bool:
+    return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
+
+
+def walk(provider: AnyProvider) -> Iterator[AnyProvider]:
+    """The provider and all that its arguments are made of."""
+    yield provider
+    args, kwargs = arguments_of(provider)
+    for value in (*args, *kwargs.values()):
+        if is_provider(value):
+            yield from walk(value)
+
+
+def lifetime_of(provider: AnyProvider) -> Lifetime:
+    """Factories and callables make a value for each use; of a generator function, one for each scope."""
+    if isinstance(provider, providers.Factory | providers.Callable):
+        return "scope" if is_generator(target_of(provider)) else "call"
+    return "application"
+
+
+def target_of(provider: AnyProvider) -> Callable[..., Any] | None:
+    return getattr(provider, "provides", None)
+
+
+def _provided(attribute: str, provider: AnyProvider, declared: Any) -> Provided | None:
+    if isinstance(provider, providers.Container | providers.DependenciesContainer | providers.Configuration):
+        return None
+    target = target_of(provider)
+    gives = declared if declared is not None else _given_type(provider, target)
+    return None if gives is None else Provided(attribute, gives, provider, target, lifetime_of(provider))
+
+
+def _given_type(provider: AnyProvider, target: Any) -> Any:
+    if isinstance(provider, providers.Object):
+        return type(provider())
+    if isinstance(target, type):
+        return target
+    if target is None:
+        return None
+    try:
+        return unwrapped_result(read_signature(target).returns)
+    except SignatureProblem:
+        return None
+
+
+def _declared_types(container: AnyContainer) -> dict[str, Any]:
+    """The `T` of each attribute annotated with `Provides[T]`."""
+    cls = getattr(container, "declarative_parent", None) or type(container)
+    found: dict[str, Any] = {}
+    for parent in reversed(cls.__mro__):
+        if not parent.__dict__.get("__annotations__"):
+            continue
+        for attribute, hint in get_type_hints(parent).items():
+            if get_origin(hint) is Provides:
+                found[attribute] = get_args(hint)[0]
+    return found

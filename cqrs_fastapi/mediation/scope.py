@@ -1,0 +1,128 @@
+"""What lives as long as one outermost message: its unit of work, and what generator providers opened for it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from cqrs_fastapi.errors import ReadOnlyError, ScopeClosedError
+from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.messages.requests import Request
+
+if TYPE_CHECKING:
+    from cqrs_fastapi.mediation.event_mediator import EventMediator
+    from cqrs_fastapi.mediation.kernel import Kernel
+    from cqrs_fastapi.mediation.request_mediator import RequestMediator
+
+
+R = TypeVar("R")
+
+
+class UnitOfWorkPort(Protocol):
+    """What a scope needs of a unit of work. It begins lazily: without work, nothing of this touches a database."""
+
+    def publish(self, event: AnyEvent, /) -> None:
+        """Add an event that belongs to no aggregate."""
+        ...
+
+    def join(self, work: Callable[[Connection], None], /) -> None:
+        """Run `work` in the transaction of the commit, before anything else of it."""
+        ...
+
+    async def prepare(self) -> None:
+        """Run in-transaction handlers until no new event appears. May be cancelled; nothing is committed yet."""
+        ...
+
+    async def commit(self) -> None:
+        """Write everything in one transaction and return when it is durable."""
+        ...
+
+    async def rollback(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+class Scope:
+    """Owned by one task of the framework's; used after its end it raises ScopeClosedError."""
+
+    __slots__ = (
+        "_closed",
+        "_event_mediator",
+        "_exits",
+        "_mediator",
+        "_opened",
+        "kernel",
+        "read_only",
+        "spoiled",
+        "unit_of_work",
+    )
+
+    def __init__(self, kernel: Kernel, begin: Callable[[Scope], UnitOfWorkPort], *, read_only: bool) -> None:
+        self.kernel = kernel
+        self.read_only = read_only
+        self.spoiled: BaseException | None = None
+        self.unit_of_work = begin(self)
+        self._closed = False
+        self._exits: AsyncExitStack | None = None
+        self._opened: dict[object, Any] = {}
+        self._mediator: RequestMediator | None = None
+        self._event_mediator: EventMediator | None = None
+
+    @property
+    def mediator(self) -> RequestMediator:
+        """Joins this scope's unit of work."""
+        if self._mediator is None:
+            self._mediator = self.kernel.mediator_of(self)
+        return self._mediator
+
+    @property
+    def event_mediator(self) -> EventMediator:
+        """Joins this scope's unit of work."""
+        if self._event_mediator is None:
+            self._event_mediator = self.kernel.event_mediator_of(self)
+        return self._event_mediator
+
+    async def enter(self, function: object, start: Callable[[], Any]) -> Any:
+        """The value of a generator function: opened once in this scope, closed with it, last in, first out."""
+        if function not in self._opened:
+            if self._exits is None:
+                self._exits = AsyncExitStack()
+            if inspect.isasyncgenfunction(function):
+                self._opened[function] = await self._exits.enter_async_context(asynccontextmanager(start)())
+            else:
+                self._opened[function] = self._exits.enter_context(contextmanager(start)())
+        return self._opened[function]
+
+    async def send(self, request: Request[R], /) -> R:
+        """Have a request answered in this scope; committed when the scope ends."""
+        return await self.mediator.send(request)
+
+    async def publish(self, event: AnyEvent, /) -> None:
+        """Make an event known when this scope is committed."""
+        await self.event_mediator.publish(event)
+
+    def require_open(self) -> None:
+        if self._closed:
+            raise ScopeClosedError(
+                "this mediator belongs to a unit of work that has ended: await everything before the handler returns, "
+                "or send from the outside by the application's own mediator"
+            )
+
+    def require_writable(self, what: str) -> None:
+        if self.read_only:
+            raise ReadOnlyError(f"a query {what}; queries change nothing: make it a command")
+
+    def spoil(self, error: BaseException) -> None:
+        """A nested message failed: whatever the outer handler makes of it, nothing of this scope is committed."""
+        if self.spoiled is None:
+            self.spoiled = error
+
+    async def close(self, error: BaseException | None) -> None:
+        """Close what generators opened, telling them how it ended."""
+        self._closed = True
+        if self._exits is not None:
+            await self._exits.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)

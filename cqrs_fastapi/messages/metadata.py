@@ -1,0 +1,84 @@
+"""Who caused a message, when, and on whose behalf: it travels with every request and event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+from typing import Protocol, Self
+from uuid import UUID
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """`message_id` is this message; `correlation_id` the first of its conversation; `causation_id` the one before it."""
+
+    message_id: UUID
+    correlation_id: str
+    time: datetime
+    causation_id: UUID | None = None
+    user: str | None = None
+    tenant: str | None = None
+    traceparent: str | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+
+    @staticmethod
+    def current() -> Metadata:
+        """The metadata of the message being handled; a LookupError outside of one."""
+        return _CURRENT.get().metadata
+
+    def caused(self, message_id: UUID, time: datetime) -> Self:
+        """The metadata of a message that this one brings about."""
+        return replace(self, message_id=message_id, time=time, causation_id=self.message_id)
+
+
+class HoldsMetadata(Protocol):
+    """What is being handled in this context; its metadata is made when somebody first asks for it."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+    def next(self, message_id: UUID, time: datetime) -> Metadata:
+        """The metadata of a message that comes out of this one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that was received: it is the cause of whatever follows."""
+
+    metadata: Metadata
+
+    def next(self, message_id: UUID, time: datetime) -> Metadata:
+        return self.metadata.caused(message_id, time)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a conversation begins (an HTTP request): it lends its context, but is no message and so no cause."""
+
+    metadata: Metadata
+
+    def next(self, message_id: UUID, time: datetime) -> Metadata:
+        return replace(self.metadata, message_id=message_id, time=time, causation_id=None)
+
+
+_CURRENT: ContextVar[HoldsMetadata] = ContextVar("cqrs_metadata")
+
+
+def enter(holder: HoldsMetadata) -> Token[HoldsMetadata]:
+    """Make `holder` the current one in this context; give the token to `leave`."""
+    return _CURRENT.set(holder)
+
+
+def leave(token: Token[HoldsMetadata]) -> None:
+    _CURRENT.reset(token)
+
+
+def holder() -> HoldsMetadata | None:
+    """What is current in this context, not yet asked for its metadata."""
+    return _CURRENT.get(None)

@@ -1,0 +1,106 @@
+"""Writes what is to be sent into the transaction that makes it true, and reads it back for the relay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, select
+
+from cqrs_fastapi.brokers.broker import OutgoingMessage
+from cqrs_fastapi.messages.json_codec import parse_json, render_json
+from cqrs_fastapi.messages.metadata import Metadata
+from cqrs_fastapi.messages.registry import RegisteredEvent
+from cqrs_fastapi.outbox.routing import bucket_of
+from cqrs_fastapi.storage.tables import Tables
+
+POSITION_HEADER = "outbox-position"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A message of the outbox, at its position."""
+
+    position: int
+    message: OutgoingMessage
+    tenant: str
+
+
+def headers_of(registered: RegisteredEvent, metadata: Metadata) -> dict[str, str]:
+    """What travels beside the payload; headers without a value are left out."""
+    headers = {
+        "message-id": str(metadata.message_id),
+        "type": registered.definition.name,
+        "version": str(registered.definition.version),
+        "content-type": "application/json",
+        "time": metadata.time.isoformat(),
+        "correlation-id": metadata.correlation_id,
+        "causation-id": str(metadata.causation_id) if metadata.causation_id else "",
+        "user": metadata.user or "",
+        "tenant": metadata.tenant or "",
+        "traceparent": metadata.traceparent or "",
+    }
+    return {name: value for name, value in headers.items() if value} | dict(metadata.headers)
+
+
+def row_of(
+    *, registered: RegisteredEvent, metadata: Metadata, category: str, stream: str | None, topic: str, payload: bytes
+) -> dict[str, Any]:
+    """The row of one event. Its key is its stream, so that a stream's events stay in order."""
+    return {
+        "id": metadata.message_id,
+        "aggregatetype": category,
+        "aggregateid": stream or "",
+        "type": registered.definition.name,
+        "topic": topic,
+        "key": stream,
+        "bucket": bucket_of(stream, str(metadata.message_id)),
+        "headers": render_json(headers_of(registered, metadata)),
+        "payload": payload,
+        "attempts": 0,
+        "available_at": metadata.time,
+        "tenant": metadata.tenant or "",
+        "created_at": metadata.time,
+    }
+
+
+def next_batch(connection: Connection, tables: Tables, limit: int) -> list[Pending]:
+    """The oldest rows. Inside one key their order is the order of commit, whoever wrote them."""
+    outbox = tables.outbox
+    query = (
+        select(
+            outbox.c.position,
+            outbox.c.id,
+            outbox.c.topic,
+            outbox.c.key,
+            outbox.c.payload,
+            outbox.c.headers,
+            outbox.c.tenant,
+        )
+        .order_by(outbox.c.position)
+        .limit(limit)
+    )
+    return [_pending(row) for row in connection.execute(query)]
+
+
+def remove(connection: Connection, tables: Tables, positions: Sequence[int]) -> None:
+    """Delete acknowledged rows, by list: never by range, which could take one that was not sent."""
+    connection.execute(delete(tables.outbox).where(tables.outbox.c.position.in_(positions)))
+
+
+def backlog(connection: Connection, tables: Tables) -> tuple[int, datetime | None]:
+    """How many rows wait, and since when the oldest does."""
+    row = connection.execute(
+        select(func.count(), func.min(tables.outbox.c.created_at)).select_from(tables.outbox)
+    ).one()
+    return row[0], row[1]
+
+
+def _pending(row: Row[Any, Any, Any, Any, Any, Any, Any]) -> Pending:
+    headers = {**parse_json(row.headers), POSITION_HEADER: str(row.position)}
+    identifier: UUID = row.id
+    message = OutgoingMessage(identifier, row.topic, row.key, row.payload, headers)
+    return Pending(row.position, message, row.tenant)

@@ -1,0 +1,76 @@
+"""Read models fed by events: one class, a method for each event it is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+
+from cqrs_fastapi.mediation.event_map import EventBinding
+from cqrs_fastapi.messages.events import AnyEvent
+
+E = TypeVar("E", bound=AnyEvent)
+P = ParamSpec("P")
+Self = TypeVar("Self")
+
+Method = Callable[Concatenate[Self, E, P], Awaitable[None]]
+
+
+class Projection:
+    """`class OrderOverview(Projection, version=1)` with methods marked `@on(OrderPlaced)`.
+
+    A method's further parameters are injected; ask for the AsyncSession and write the read model's rows with it. They
+    are committed together with the inbox row and the checkpoint: each event takes effect once, and those of one stream
+    in order. Raising the version makes it a new projection, which starts at what is still to come.
+    """
+
+    __projection__: ClassVar[str]
+
+    def __init_subclass__(cls, *, version: int = 1, name: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if version < 1:
+            raise TypeError(f"{cls.__name__}: version must be 1 or more, not {version}")
+        cls.__projection__ = f"{name or cls.__name__}.v{version}"
+
+
+def on(event: type[E], /) -> Callable[[Method[Self, E, P]], Method[Self, E, P]]:
+    """Mark a projection's method as what it does with this event."""
+
+    def mark(method: Method[Self, E, P]) -> Method[Self, E, P]:
+        marked: list[type] = [*getattr(method, "__projects__", ()), event]
+        method.__projects__ = marked  # type: ignore[attr-defined]  # the mark itself
+        return method
+
+    return mark
+
+
+class ProjectionMap:
+    """The projections of an application."""
+
+    def __init__(self) -> None:
+        self._projections: list[type[Projection]] = []
+
+    def include(self, *projections: type[Projection]) -> None:
+        """Keep these read models up to date, from now on."""
+        self._projections.extend(projections)
+
+    def names(self) -> frozenset[str]:
+        """What the projections are called in the inbox and in the checkpoints."""
+        return frozenset(projection.__projection__ for projection in self._projections)
+
+    def bindings(self) -> Iterator[EventBinding]:
+        """A durable binding for each marked method."""
+        for projection in self._projections:
+            instance = projection()
+            for name in dir(projection):
+                method = getattr(instance, name)
+                for event_type in getattr(method, "__projects__", ()):
+                    yield EventBinding(event_type, method, "durable", projection.__projection__, ())
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the projections that were included."""
+        for projection in self._projections:
+            if not any(getattr(getattr(projection, name), "__projects__", ()) for name in dir(projection)):
+                yield f"{projection.__name__} is built from no event; mark a method with @on(YourEvent)"
+        doubled = {one for one in self._projections if self._projections.count(one) > 1}
+        for projection in sorted(doubled, key=lambda one: one.__name__):
+            yield f"{projection.__name__} is included twice; include it once"

@@ -1,0 +1,243 @@
+"""The assembled application: everything but its FastAPI face."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+from dependency_injector import providers
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cqrs_fastapi.brokers.broker import Broker
+from cqrs_fastapi.errors import ConfigurationError, NotRunningError, UnavailableError
+from cqrs_fastapi.mediation.behaviors import Behavior
+from cqrs_fastapi.mediation.event_map import EventMap
+from cqrs_fastapi.mediation.event_mediator import EventMediator
+from cqrs_fastapi.mediation.request_map import RequestMap
+from cqrs_fastapi.mediation.request_mediator import RequestMediator
+from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.forms import kind_of
+from cqrs_fastapi.projections.projection import ProjectionMap
+from cqrs_fastapi.runtime.assembly import Blueprint
+from cqrs_fastapi.runtime.container import CqrsContainer
+from cqrs_fastapi.runtime.engine import Engine
+from cqrs_fastapi.runtime.health import Readiness
+from cqrs_fastapi.runtime.override import Override
+from cqrs_fastapi.runtime.supervisor import Supervisor
+from cqrs_fastapi.runtime.worker import Worker
+from cqrs_fastapi.scheduling.job import JobMap
+from cqrs_fastapi.settings import Settings, WorkerName
+from cqrs_fastapi.storage.database import Database
+
+T = TypeVar("T")
+
+log = structlog.get_logger("cqrs_fastapi")
+
+
+class Application:
+    """Bind handlers, projections and jobs; then open it. `handles`, `on` and `job` bind in maps of its own."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings | None = None,
+        requests: RequestMap | None = None,
+        events: EventMap | None = None,
+        container: CqrsContainer | None = None,
+        broker: Broker | None = None,
+        behaviors: Sequence[Behavior] = (),
+    ) -> None:
+        """Nothing is read, opened or checked here. `settings` and `broker` replace the container's."""
+        self.container: Any = container if container is not None else CqrsContainer()
+        if settings is not None:
+            self.container.settings.override(providers.Object(settings))
+        if broker is not None:
+            self.container.broker.override(providers.Object(broker))
+        self.requests = RequestMap()
+        self.events = EventMap()
+        self.projections = ProjectionMap()
+        self.jobs = JobMap()
+        if requests is not None:
+            self.requests.include(requests)
+        if events is not None:
+            self.events.include(events)
+        self.handles = self.requests.handles
+        self.on = self.events.on
+        self.job = self.jobs.job
+        self._behaviors = tuple(behaviors)
+        self._registered: list[type] = []
+        self._overrides: dict[Any, Any] = {}
+        self._engine: Engine | None = None
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The container's settings, read from the environment when first asked for."""
+        settings: Settings = self.container.settings()
+        return settings
+
+    @property
+    def broker(self) -> Broker:
+        """The container's broker; give it to a second application in the process to share `memory://`."""
+        broker: Broker = self.container.broker()
+        return broker
+
+    @property
+    def database(self) -> Database:
+        database: Database = self.container.database()
+        return database
+
+    @property
+    def mediator(self) -> RequestMediator:
+        """The application's own mediator. Raises NotRunningError before `open` and after `close`."""
+        return self.engine.mediator
+
+    @property
+    def event_mediator(self) -> EventMediator:
+        """The application's own mediator for events. Raises NotRunningError before `open` and after `close`."""
+        return self.engine.event_mediator
+
+    @property
+    def engine(self) -> Engine:
+        """What runs between `open` and `close`."""
+        if self._engine is None:
+            raise NotRunningError(
+                "the application is not running; in tests use `with TestClient(app)`, elsewhere "
+                "`async with cqrs.running()`"
+            )
+        return self._engine
+
+    @property
+    def is_open(self) -> bool:
+        return self._engine is not None
+
+    def register(self, *types: type) -> None:
+        """Make event classes readable that no handler names, the events of aggregates, and requests that must have a
+        handler by the time the application starts.
+        """
+        self._registered.extend(types)
+
+    def request_types(self) -> list[type]:
+        """The requests that have a handler."""
+        return [binding.request_type for binding in self.requests.bindings()]
+
+    def override(self, wanted: type[T] | Any) -> Override[T]:
+        """`with cqrs.override(PaymentGateway).by(fake):` gives `fake` to every handler, however it is reached."""
+        return Override(wanted, self._overriding)
+
+    async def open(self) -> None:
+        """Check all registrations, open database, broker and resources; afterwards the mediators work.
+
+        Raises RegistrationError, SchemaBehindError and other ConfigurationErrors, each saying what to do. A database
+        server or broker that is away is no error: it is waited for, and readiness tells.
+        """
+        if self._engine is not None:
+            return
+        engine = Engine(self.container, self._blueprint(), self._overrides)
+        try:
+            await engine.open()
+        except BaseException:
+            await engine.close()
+            raise
+        self._engine = engine
+
+    async def start_workers(self, names: Iterable[WorkerName] | None = None) -> None:
+        """Run these workers (`settings.run_in_app` by default) until `stop_workers`."""
+        wanted = self.settings.run_in_app if names is None else tuple(names)
+        workers: list[Worker] = [self.engine.worker(name) for name in wanted]
+        if workers:
+            workers.insert(0, self.engine.topic_creator())
+        self._supervisor = Supervisor(workers)
+        await self._supervisor.start()
+
+    async def stop_workers(self) -> None:
+        """Let workers and units of work finish what they hold, for at most `drain_timeout`."""
+        if self._engine is None:
+            return
+        self._engine.draining = True
+        limit = self.settings.drain_timeout
+        if self._supervisor is not None:
+            await self._supervisor.stop(limit)
+            self._supervisor = None
+        left = await self._engine.kernel.drain(limit.total_seconds())
+        if left:
+            log.error("units_of_work_did_not_end", left=left, seconds=limit.total_seconds())
+
+    async def close(self) -> None:
+        """Close everything that `open` opened; harmless when nothing is open."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()
+
+    @asynccontextmanager
+    async def running(self, workers: Iterable[WorkerName] | None = None) -> AsyncIterator[Application]:
+        """Open, run the workers, and close: for scripts, tests and a host application's lifespan."""
+        await self.open()
+        try:
+            await self.start_workers(workers)
+            try:
+                yield self
+            finally:
+                await self.stop_workers()
+        finally:
+            await self.close()
+
+    @asynccontextmanager
+    async def scope(self, *, session: AsyncSession | None = None) -> AsyncIterator[Scope]:
+        """One unit of work for several requests, committed at the end of the block and rolled back on an error.
+
+        Opens the application for its duration if it is not open. With `session` the unit joins that session's
+        transaction, and committing it is left to its owner.
+        """
+        opened_here = self._engine is None
+        if opened_here:
+            await self.open()
+        try:
+            async with self.engine.scope(session) as scope:
+                yield scope
+        finally:
+            if opened_here:
+                await self.close()
+
+    async def readiness(self) -> Readiness:
+        """What works and what does not. Never raises; takes at most about two seconds."""
+        if self._engine is None:
+            return Readiness(ready=False, checks=())
+        states = self._supervisor.states() if self._supervisor is not None else ()
+        return await self._engine.readiness(states)
+
+    def worker(self, name: WorkerName) -> Worker:
+        """A worker to be run by somebody else, for instance as a process of its own."""
+        return self.engine.worker(name)
+
+    def _blueprint(self) -> Blueprint:
+        return Blueprint(
+            self.requests,
+            self.events,
+            self.projections,
+            self.jobs.jobs(),
+            tuple(self._registered),
+            self._behaviors,
+            self.jobs.problems(),
+        )
+
+    @contextmanager
+    def _overriding(self, wanted: Any, value: object) -> Iterator[None]:
+        before = dict(self._overrides)
+        self._overrides[wanted] = value
+        self._recompile()
+        try:
+            yield
+        finally:
+            self._overrides.clear()
+            self._overrides.update(before)
+            self._recompile()
+
+    def _recompile(self) -> None:
+        if self._engine is not None:
+            self._engine.recompile()

@@ -1,0 +1,121 @@
+"""Puts the parts together: maps and container in, checked and compiled pipelines out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.errors import RegistrationError
+from cqrs_fastapi.mediation.behaviors import Behavior
+from cqrs_fastapi.mediation.compiler import Compiler
+from cqrs_fastapi.mediation.event_map import EventBinding, EventMap
+from cqrs_fastapi.mediation.injection import Injector
+from cqrs_fastapi.mediation.pipelines import Handling
+from cqrs_fastapi.mediation.request_map import RequestBinding, RequestMap
+from cqrs_fastapi.messages.events import AnyEvent, definition_of
+from cqrs_fastapi.messages.forms import kind_of
+from cqrs_fastapi.messages.registry import EventRegistry, clash
+from cqrs_fastapi.projections.projection import ProjectionMap
+from cqrs_fastapi.scheduling.job import Job
+from cqrs_fastapi.scheduling.tick import Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """Everything the user has bound."""
+
+    requests: RequestMap
+    events: EventMap
+    projections: ProjectionMap
+    jobs: Sequence[Job]
+    registered: Sequence[type]
+    behaviors: tuple[Behavior, ...]
+    job_problems: Sequence[str] = ()
+
+    def request_bindings(self) -> list[RequestBinding]:
+        return self.requests.bindings()
+
+    def event_bindings(self) -> list[EventBinding]:
+        return [*self.events.bindings(), *self.projections.bindings()]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A compilation that had no problems. `jobs` are the compiled handlers by the name of their job."""
+
+    compiler: Compiler
+    registry: EventRegistry
+    durable: frozenset[type]
+    jobs: dict[str, Handling]
+
+
+def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
+    """Check and compile everything. Raises one RegistrationError that numbers all that is wrong."""
+    compiler = Compiler(injector, blueprint.behaviors)
+    problems = injector.problems
+    problems.extend(blueprint.job_problems)
+    problems.extend(blueprint.projections.problems())
+    registered_requests = [cls for cls in blueprint.registered if kind_of(cls) is not None]
+    compiler.compile_requests(blueprint.request_bindings(), registered_requests)
+    compiler.compile_events(blueprint.event_bindings())
+    jobs = {job.name: compiler.compile_job(job.handler, Tick, job.behaviors) for job in blueprint.jobs}
+    event_types = _event_types(blueprint, injector, problems)
+    problems.extend(_clashes(event_types))
+    if problems:
+        raise RegistrationError(problems)
+    durable = frozenset(compiler.pipelines.durable)
+    compiled_jobs = {name: handling for name, handling in jobs.items() if handling is not None}
+    return Assembled(compiler, EventRegistry(event_types), durable, compiled_jobs)
+
+
+async def start_application_values(injector: Injector) -> None:
+    """Give the generated code the values that live as long as the application; starts resources on the way."""
+    for name, provider in injector.application.items():
+        value = provider()
+        injector.namespace[name] = await value if inspect.isawaitable(value) else value
+
+
+def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) -> list[type[AnyEvent]]:
+    """Events that are handled, folded by an aggregate somebody loads, or registered by hand; each once."""
+    found: dict[type[AnyEvent], None] = {binding.event_type: None for binding in blueprint.event_bindings()}
+    for origin, *arguments in injector.requested:
+        if origin is Repository:
+            found.update(dict.fromkeys(_folded_by(arguments[0], problems)))
+    for cls in blueprint.registered:
+        if issubclass(cls, Aggregate):
+            found.update(dict.fromkeys(cls.__folds__))
+        elif kind_of(cls) is None:
+            found[cls] = None
+    return [event_type for event_type in found if _is_event(event_type, problems)]
+
+
+def _folded_by(aggregate: Any, problems: list[str]) -> Iterable[type[AnyEvent]]:
+    if isinstance(aggregate, type) and issubclass(aggregate, Aggregate):
+        return aggregate.__folds__
+    problems.append(f"Repository[{aggregate!r}] is asked for, and that is no Aggregate; inherit from Aggregate")
+    return ()
+
+
+def _is_event(event_type: type, problems: list[str]) -> bool:
+    try:
+        definition_of(event_type)
+    except TypeError as error:
+        if str(error) not in "\n".join(problems):
+            problems.append(str(error))
+        return False
+    return True
+
+
+def _clashes(event_types: Sequence[type[AnyEvent]]) -> list[str]:
+    seen: dict[tuple[str, int], type[AnyEvent]] = {}
+    problems: list[str] = []
+    for event_type in event_types:
+        definition = definition_of(event_type)
+        first = seen.setdefault((definition.name, definition.version), event_type)
+        if first is not event_type:
+            problems.append(clash(first, event_type))
+    return problems

@@ -1,0 +1,55 @@
+"""What a handler may ask for without a provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.eventstore.store import EventStore
+from cqrs_fastapi.mediation.event_mediator import EventMediator
+from cqrs_fastapi.mediation.injection import Builtin
+from cqrs_fastapi.mediation.request_mediator import RequestMediator
+from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.metadata import Metadata
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
+
+
+class Assembly(Protocol):
+    """What is known when the first message comes, but not yet when the plans are made."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def registry(self) -> EventRegistry: ...
+
+
+def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
+    """The types that the scope itself gives."""
+    return {
+        AsyncSession: Builtin(lambda scope: unit_of(scope).session),
+        UnitOfWork: Builtin(unit_of),
+        Repository: Builtin(lambda scope, aggregate: _repository(scope, aggregate, assembly)),
+        EventStore: Builtin(lambda scope: EventStore(unit_of(scope), assembly.database.tables, assembly.registry)),
+        RequestMediator: Builtin(lambda scope: scope.mediator),
+        EventMediator: Builtin(lambda scope: scope.event_mediator),
+        Metadata: Builtin(lambda _: Metadata.current(), opens_unit=False),
+    }
+
+
+def unit_of(scope: Scope) -> UnitOfWork:
+    """The unit of work of a scope, which this package's kernel has begun."""
+    unit = scope.unit_of_work
+    if not isinstance(unit, UnitOfWork):
+        raise TypeError(f"the scope holds a {type(unit).__name__}, not a UnitOfWork")
+    return unit
+
+
+def _repository(scope: Scope, aggregate: type[Aggregate], assembly: Assembly) -> Repository[Any]:
+    return Repository(aggregate, unit_of(scope), assembly.database.tables, assembly.registry)

@@ -1,0 +1,31 @@
+"""The application's container: what lives as long as the process."""
+
+from __future__ import annotations
+
+from dependency_injector import containers, providers
+
+from cqrs_fastapi.brokers.broker import Broker
+from cqrs_fastapi.brokers.connect import connect
+from cqrs_fastapi.clock import Clock, SystemClock
+from cqrs_fastapi.identity import IdFactory, Uuid7Factory
+from cqrs_fastapi.mediation.providers import Provides
+from cqrs_fastapi.settings import Settings
+from cqrs_fastapi.storage.database import Database
+
+
+def _connect(settings: Settings) -> Broker:
+    return connect(settings.broker_url, settings)
+
+
+class CqrsContainer(containers.DeclarativeContainer):
+    """Subclass it, add providers of your own, and give an instance to `CQRS(container=Container())`.
+
+    Factories make a value for each use, and of a generator function one for each message; singletons and resources live
+    as long as the application. Every provider here can be replaced by an attribute of the same name.
+    """
+
+    settings: Provides[Settings] = providers.Singleton(Settings)
+    clock: Provides[Clock] = providers.Singleton(SystemClock)
+    ids: Provides[IdFactory] = providers.Singleton(Uuid7Factory)
+    database: Provides[Database] = providers.Singleton(Database, settings)
+    broker: Provides[Broker] = providers.Singleton(_connect, settings)

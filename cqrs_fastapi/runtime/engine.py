@@ -1,0 +1,243 @@
+"""What exists while an application is open: compiled pipelines, connections, and the workers made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cqrs_fastapi.brokers.broker import Broker, IncomingMessage
+from cqrs_fastapi.clock import Clock
+from cqrs_fastapi.errors import CqrsError, SchemaBehindError, UnavailableError
+from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.inbox.consumer import Consumer
+from cqrs_fastapi.inbox.envelope import Envelope
+from cqrs_fastapi.inbox.handling import Handlings
+from cqrs_fastapi.mediation.frame import Frame
+from cqrs_fastapi.mediation.injection import Injector
+from cqrs_fastapi.mediation.kernel import Kernel, UnitLimits
+from cqrs_fastapi.mediation.pipelines import Handling
+from cqrs_fastapi.mediation.providers import index, is_resource
+from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.outbox.relay import Relay
+from cqrs_fastapi.outbox.routing import Routing
+from cqrs_fastapi.outbox.rows import POSITION_HEADER
+from cqrs_fastapi.projections.checkpoints import advance
+from cqrs_fastapi.runtime.assembly import Assembled, Blueprint, assemble, start_application_values
+from cqrs_fastapi.runtime.builtins import builtins_of
+from cqrs_fastapi.runtime.health import Check, Readiness
+from cqrs_fastapi.runtime.supervisor import WorkerState
+from cqrs_fastapi.runtime.topics import TopicCreator
+from cqrs_fastapi.runtime.worker import Worker
+from cqrs_fastapi.settings import Settings, WorkerName
+from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.unit_of_work.drafts import Limits
+from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
+
+log = structlog.get_logger("cqrs_fastapi")
+
+_CHECK_SECONDS = 2.0
+
+
+class Engine:
+    """Made anew by each `open`."""
+
+    def __init__(self, container: Any, blueprint: Blueprint, overrides: Mapping[Any, Any]) -> None:
+        self._container = container
+        self._blueprint = blueprint
+        self._overrides = overrides
+        self.settings: Settings = container.settings()
+        self.clock: Clock = container.clock()
+        self.ids: IdFactory = container.ids()
+        self.database: Database = container.database()
+        self.broker: Broker = container.broker()
+        self.draining = False
+        self._schema_checked = False
+        self._resources_started = False
+        self._relay: Relay | None = None
+        self._assembled, self._injector = self._assemble()
+        self._routing = Routing(self.settings.service, self._assembled.durable)
+        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
+        self._services = Services(self.database, self.registry, self._routing, limits, self._wake)
+        self.kernel = self._kernel(self._assembled)
+        self.mediator = self.kernel.mediator_of(None)
+        self.event_mediator = self.kernel.event_mediator_of(None)
+
+    @property
+    def registry(self) -> EventRegistry:
+        return self._assembled.registry
+
+    async def open(self) -> None:
+        """See `Application.open`."""
+        await self.database.open()
+        await self._check_schema()
+        await self._start_resources()
+        await start_application_values(self._injector)
+        await self.broker.open()
+        self.broker.declare_group(self.settings.service, self.topics_consumed())
+
+    async def close(self) -> None:
+        """Close in the reverse order; every step is tried."""
+        for step in (self.broker.close, self._stop_resources, self.database.close):
+            try:
+                await step()
+            except Exception:
+                log.exception("close_failed")
+
+    def recompile(self) -> None:
+        """Compile again, with the overrides of this moment. Values of the application are kept."""
+        assembled, injector = self._assemble()
+        known = {id(provider): name for name, provider in self._injector.application.items()}
+        for name, provider in injector.application.items():
+            earlier = known.get(id(provider))
+            injector.namespace[name] = self._injector.namespace[earlier] if earlier is not None else provider()
+        compiled = assembled.compiler.attach(self.kernel)
+        self.kernel.pipelines.replace(compiled)
+        self._assembled.jobs.clear()
+        self._assembled.jobs.update(assembled.jobs)
+        self._injector = injector
+
+    @asynccontextmanager
+    async def scope(self, session: AsyncSession | None) -> AsyncIterator[Scope]:
+        """A unit of work in the caller's hands; its commit runs in a task that the caller's cancellation spares."""
+        scope = Scope(self.kernel, partial(self._begin, session=session), read_only=False)
+        token = enter(Frame(self.kernel, holder()))
+        try:
+            yield scope
+            await scope.unit_of_work.prepare()
+            if scope.spoiled is not None:
+                raise scope.spoiled
+            await self.kernel.own(scope.unit_of_work.commit())
+        except BaseException as error:
+            await scope.unit_of_work.rollback()
+            await scope.close(error)
+            raise
+        finally:
+            leave(token)
+        await scope.close(None)
+
+    def worker(self, name: WorkerName) -> Worker:
+        """A new worker of this kind."""
+        if name == "relay":
+            self._relay = Relay(self.database, self.broker, self.settings, self.clock, self.ids, owner=self.ids())
+            return self._relay
+        if name == "consumer":
+            group = self.settings.service
+            return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
+        return self._scheduler()
+
+    def topic_creator(self) -> Worker:
+        topics = sorted({*self.topics_consumed(), *self._topics_produced()}) if self.settings.create_topics else []
+        return TopicCreator(self.broker, topics)
+
+    def topics_consumed(self) -> list[str]:
+        """The topics of the events that durable handlers wait for."""
+        return self._routing.topics_of(self._assembled.durable)
+
+    async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
+        """Database, broker and workers, asked at once."""
+        found = await asyncio.gather(self._check("database", self._ping_database), self._check("broker", self.broker.ping))
+        workers = [Check(state.name, state.status == "running", state.status) for state in states]
+        checks = (*found, *workers)
+        return Readiness(ready=not self.draining and all(check.ok for check in checks), checks=checks)
+
+    async def take_in(self, event: AnyEvent, message_id: UUID, metadata: Metadata | None) -> None:
+        """An event from elsewhere, through the inbox; see EventMediator.handle."""
+        now = self.clock.now()
+        known = metadata or Metadata(message_id=message_id, correlation_id=str(message_id), time=now)
+        handlings, errors = self._handlings(), []
+        for handling in self.kernel.pipelines.durable.get(type(event), ()):
+            try:
+                await handlings.take_in(handling, Envelope(event, known))
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _topics_produced(self) -> list[str]:
+        return self._routing.topics_of(registered.event_type for registered in self.registry)
+
+    def _assemble(self) -> tuple[Assembled, Injector]:
+        injector = Injector(builtins_of(self), index(self._container), self._overrides)
+        return assemble(self._blueprint, injector), injector
+
+    def _kernel(self, assembled: Assembled) -> Kernel:
+        settings = self.settings
+        limits = UnitLimits(
+            settings.command_timeout.total_seconds(), settings.conflict_retries, settings.max_units_of_work
+        )
+        pipelines = assembled.compiler.pipelines
+        kernel = Kernel(self.ids, self.clock, self._begin, limits, pipelines)
+        pipelines.take_in = self.take_in
+        assembled.compiler.attach(kernel)
+        return kernel
+
+    def _begin(self, scope: Scope, session: AsyncSession | None = None) -> UnitOfWork:
+        return UnitOfWork(self._services, scope, session)
+
+    def _wake(self) -> None:
+        if self._relay is not None:
+            self._relay.wake()
+
+    def _handlings(self) -> Handlings:
+        return Handlings(self.kernel, self.database, self.settings, self._write_checkpoint)
+
+    def _write_checkpoint(self, connection: Connection, handling: Handling, message: IncomingMessage) -> None:
+        """A projection's checkpoint, in the transaction of its effect."""
+        position = message.headers.get(POSITION_HEADER)
+        if handling.consumer in self._blueprint.projections.names() and position is not None and position.isdigit():
+            partition = f"{message.topic}/{message.partition}"
+            now = self.clock.now()
+            advance(connection, self.database.tables, handling.consumer, partition, int(position), now)
+
+    def _scheduler(self) -> Worker:
+        raise NotImplementedError
+
+    async def _check(self, name: str, ping: Any) -> Check:
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await ping()
+        except TimeoutError:
+            return Check(name, ok=False, detail="does not answer in time")
+        except SchemaBehindError as error:
+            return Check(name, ok=False, detail=str(error))
+        except CqrsError:
+            return Check(name, ok=False, detail="does not answer")
+        return Check(name, ok=True, detail="answers")
+
+    async def _ping_database(self) -> None:
+        await self.database.ping()
+        if not self._schema_checked:
+            await self.database.check_schema()
+            self._schema_checked = True
+
+    async def _check_schema(self) -> None:
+        try:
+            await self._ping_database()
+        except UnavailableError as error:
+            log.warning("database_unavailable_at_start", error=str(error))
+
+    async def _start_resources(self) -> None:
+        self._resources_started = True
+        starting = self._container.init_resources()
+        if inspect.isawaitable(starting):
+            await starting
+
+    async def _stop_resources(self) -> None:
+        if not self._resources_started:
+            return
+        self._resources_started = False
+        stopping = self._container.shutdown_resources()
+        if inspect.isawaitable(stopping):
+            await stopping

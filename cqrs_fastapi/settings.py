@@ -1,0 +1,73 @@
+"""Every setting, read once from `CQRS_*` variables or given by hand. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.functional_validators import BeforeValidator
+
+WorkerName = Literal["relay", "consumer", "scheduler"]
+
+ALL_WORKERS: tuple[WorkerName, ...] = ("relay", "consumer", "scheduler")
+
+
+def _split(value: object) -> object:
+    """`relay,consumer` as an environment variable; the empty string is no worker at all."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+class Settings(BaseSettings):
+    """`Settings()` reads the environment; each field is `CQRS_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="CQRS_", frozen=True, extra="forbid")
+
+    service: str = Field(default="app", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
+    """The name of this service: its consumer group and the prefix of its internal topics."""
+
+    database_url: str = "sqlite+aiosqlite:///./cqrs.db"
+    broker_url: str = "memory://"
+    table_prefix: str = Field(default="cqrs_", pattern=r"^[a-z][a-z0-9_]{0,30}$")
+    database_schema: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    """PostgreSQL schema of the framework's tables; None is the connection's search path."""
+
+    pool_size: int = Field(default=10, ge=1)
+    pool_overflow: int = Field(default=10, ge=0)
+    pool_timeout: timedelta = timedelta(seconds=10)
+
+    run_in_app: Annotated[tuple[WorkerName, ...], NoDecode, BeforeValidator(_split)] = ALL_WORKERS
+    """Workers that run inside the web application; empty where sidecars do it (`CQRS_RUN_IN_APP=`)."""
+
+    command_timeout: timedelta = timedelta(seconds=30)
+    """How long a unit of work may take before its commit begins; after that it is never cancelled."""
+    max_units_of_work: int = Field(default=1000, ge=1)
+    """Units of work under way at once in this process; one more is refused as overloaded."""
+    conflict_retries: int = Field(default=5, ge=0)
+    """How often a command is decided again after a ConcurrencyError."""
+
+    max_body_bytes: int = Field(default=1 << 20, ge=1)
+    max_event_bytes: int = Field(default=900_000, ge=1)
+    """An event that would not fit a broker message is refused before the commit."""
+    max_append_events: int = Field(default=10_000, ge=1)
+
+    relay_batch: int = Field(default=500, ge=1)
+    relay_poll: timedelta = timedelta(milliseconds=500)
+    """The relay is woken by its own process after a commit; polling finds what other processes wrote."""
+    topic_partitions: int = Field(default=6, ge=1)
+    topic_replication: int = Field(default=1, ge=1)
+    create_topics: bool = True
+
+    handler_attempts: int = Field(default=5, ge=1)
+    """How often a durable handler is tried before its message is parked as a dead letter."""
+    retry_backoff: timedelta = timedelta(milliseconds=200)
+    """The first pause between attempts; it doubles up to ten seconds."""
+
+    retention: timedelta = timedelta(days=14)
+    """How long inbox rows and finished records are kept; longer than any topic keeps its messages."""
+    drain_timeout: timedelta = timedelta(seconds=10)
+    """How long workers may finish what they hold when the application stops."""
+    environment: Literal["development", "production"] = "development"

@@ -1,0 +1,125 @@
+"""What the drivers raise, in the words of this library.
+
+UnavailableError means that nothing was written, so an error is mapped to it only where that is certain: before COMMIT
+is sent, or when the server itself refused. What a lost connection answers to COMMIT is an UnknownOutcomeError.
+Everything else (IntegrityError, deadlocks, wrong SQL) passes unchanged.
+"""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cqrs_fastapi.errors import CqrsError, ReadOnlyError, UnavailableError, UnknownOutcomeError
+
+_LOST = ("08", "57P01", "57P02", "25P03")
+"""The server ended the connection: connection exceptions, shutdown, crash, idle in transaction too long."""
+_REFUSED = ("57P03", "53", "28", "3D000", "25006")
+"""The server answers that it cannot: starting, too many connections, no disk or memory, no such login, a standby."""
+_REFUSED_SQLITE = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+)
+_FAILED_SQLITE = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL})
+_PRIMARY = 0xFF
+
+
+@contextmanager
+def before_commit() -> Iterator[None]:
+    """Around everything but COMMIT: a database that does not answer is an UnavailableError, nothing was written."""
+    try:
+        yield
+    except CqrsError:
+        raise
+    except Exception as error:
+        if _is_refused(error) or _is_lost(error):
+            raise UnavailableError(f"the database does not answer: {_said(error)}; try again") from error
+        raise
+
+
+@contextmanager
+def at_commit() -> Iterator[None]:
+    """Around COMMIT alone: UnknownOutcomeError if its answer was lost, UnavailableError if the server refused it."""
+    try:
+        yield
+    except CqrsError:
+        raise
+    except Exception as error:
+        if _is_refused(error):
+            raise UnavailableError(f"the database refused the commit: {_said(error)}; try again") from error
+        if _is_lost(error):
+            raise UnknownOutcomeError(
+                f"the answer to COMMIT was lost: {_said(error)}; it may have happened, look before you repeat it"
+            ) from error
+        raise
+
+
+@contextmanager
+def reading(*, write_instead: str) -> Iterator[None]:
+    """Around what was promised to read only, inside `before_commit`: a ReadOnlyError if it writes."""
+    try:
+        yield
+    except DBAPIError as error:
+        driver_error = _driver_error(error)
+        if _sqlstate(driver_error) == "25006" or _sqlite_code(driver_error) == sqlite3.SQLITE_READONLY:
+            raise ReadOnlyError(f"a statement wrote where only reading was promised; {write_instead}") from error
+        raise
+
+
+async def commit(session: AsyncSession) -> None:
+    """Commits a session. What its flush raises is mapped as any statement's, what COMMIT raises by `at_commit`."""
+    with before_commit():
+        await session.flush()
+    with at_commit():
+        await session.commit()
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether the connection was found dead, which says nothing about the next one."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _is_lost(error: Exception) -> bool:
+    """The connection broke, so that whatever was under way on it is unknown here."""
+    driver_error = _driver_error(error)
+    if is_lost_connection(error) or _is_network(driver_error):
+        return True
+    return _sqlstate(driver_error).startswith(_LOST) or _sqlite_code(driver_error) in _FAILED_SQLITE
+
+
+def _is_refused(error: Exception) -> bool:
+    """There was never a connection, or the server said no: nothing has happened."""
+    driver_error = _driver_error(error)
+    if isinstance(error, PoolTimeoutError) or isinstance(driver_error, ConnectionRefusedError):
+        return True
+    return _sqlstate(driver_error).startswith(_REFUSED) or _sqlite_code(driver_error) in _REFUSED_SQLITE
+
+
+def _is_network(error: BaseException) -> bool:
+    """A plain OSError is what asyncio makes of several addresses that all failed; its other kinds are about files."""
+    return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or type(error) is OSError
+
+
+def _driver_error(error: Exception) -> BaseException:
+    """The driver's own error below SQLAlchemy's; connecting raises it bare."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _sqlstate(error: BaseException) -> str:
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    code: int | None = getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
+    return None if code is None else code & _PRIMARY
+
+
+def _said(error: Exception) -> str:
+    """The driver's sentence without the statement and its parameters, which may be secret."""
+    driver_error = _driver_error(error)
+    return str(driver_error) or type(driver_error).__name__

@@ -1,0 +1,92 @@
+"""PostgreSQL by a pool of asyncpg connections, READ COMMITTED."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from cqrs_fastapi.settings import Settings
+from cqrs_fastapi.storage.driver_errors import at_commit, before_commit, is_lost_connection
+
+T = TypeVar("T")
+
+_FAILED = "cqrs_statement_failed"
+
+
+class PostgresBackend:
+    """No connection is tested before use, which would cost a round trip each time.
+
+    A read that finds its connection dead is repeated once on a new one; a write raises UnavailableError. Either makes
+    the pool forget its other connections of that age.
+    """
+
+    def __init__(self, url: URL, settings: Settings, engine: AsyncEngine | None) -> None:
+        self.engine = engine or create_async_engine(
+            url,
+            pool_size=settings.pool_size,
+            max_overflow=settings.pool_overflow,
+            pool_timeout=settings.pool_timeout.total_seconds(),
+            isolation_level="READ COMMITTED",
+            hide_parameters=True,
+            connect_args={
+                "timeout": settings.pool_timeout.total_seconds(),
+                "server_settings": {"application_name": settings.service},
+            },
+        )
+        event.listen(self.engine.sync_engine, "handle_error", _remember_error)
+        event.listen(self.engine.sync_engine, "commit", _refuse_aborted)
+        event.listen(self.engine.sync_engine, "rollback", _forget_error)
+        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def open(self) -> None:
+        """Connects to nothing: the application starts, and is not ready, while its database is down."""
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        with before_commit():
+            try:
+                return await self._read_once(work)
+            except DBAPIError as error:
+                if not is_lost_connection(error):
+                    raise
+            return await self._read_once(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        with before_commit():
+            async with self.engine.connect() as connection:
+                result = await connection.run_sync(work)
+                with at_commit():
+                    await connection.commit()
+                return result
+
+    def sessions(self, *, read_only: bool) -> AsyncEngine:
+        return self.engine.execution_options(postgresql_readonly=True) if read_only else self.engine
+
+    async def _read_once(self, work: Callable[[Connection], T]) -> T:
+        async with self._reading.connect() as connection:
+            return await connection.run_sync(work)
+
+
+def _remember_error(context: ExceptionContext) -> None:
+    if context.connection is not None and not context.is_disconnect:
+        context.connection.info[_FAILED] = True
+
+
+def _forget_error(connection: Connection) -> None:
+    if not connection.invalidated:  # a lost connection has nothing to forget, and refuses to be asked
+        connection.info.pop(_FAILED, None)
+
+
+def _refuse_aborted(connection: Connection) -> None:
+    """After an error that was caught without a savepoint, PostgreSQL answers COMMIT by a silent rollback.
+
+    A statement before it makes the server say so; it is sent only where some statement has failed.
+    """
+    if connection.info.pop(_FAILED, False):
+        connection.exec_driver_sql("SELECT 1")

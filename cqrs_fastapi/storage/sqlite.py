@@ -1,0 +1,169 @@
+"""SQLite: write-ahead log, full synchronisation, one writer at a time that never finds the database locked half way."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from cqrs_fastapi.errors import ConfigurationError, NotRunningError
+from cqrs_fastapi.settings import Settings
+from cqrs_fastapi.storage.driver_errors import before_commit, reading
+from cqrs_fastapi.storage.sqlite_writer import SqliteWriter
+from cqrs_fastapi.storage.urls import require_usable_file
+
+T = TypeVar("T")
+
+READ_ONLY = "cqrs_read_only"
+_BUSY_SECONDS = 30.0
+_READERS = 4
+
+
+class SqliteBackend:
+    """`engine` (aiosqlite) serves sessions, with one hop between threads per statement.
+
+    That is too slow for works: they use synchronous connections to the same file, one hop per `read` or `write`.
+    """
+
+    def __init__(self, url: URL, settings: Settings, engine: AsyncEngine | None) -> None:
+        self._url = url
+        self._sync_url = url.set(drivername="sqlite+pysqlite")
+        self.engine = engine or create_async_engine(
+            url,
+            pool_size=settings.pool_size,
+            max_overflow=settings.pool_overflow,
+            pool_timeout=settings.pool_timeout.total_seconds(),
+            hide_parameters=True,
+        )
+        event.listen(self.engine.sync_engine, "connect", _configure)
+        event.listen(self.engine.sync_engine, "begin", _begin_immediate)
+        self._running: _Threads | None = None
+
+    async def open(self) -> None:
+        """ConfigurationError for a file that cannot be used; the file is made if there is none."""
+        require_usable_file(self._url)
+        if self._running is None:
+            with before_commit():
+                await asyncio.to_thread(self._write_ahead)
+            self._running = _Threads(self._sync_url)
+
+    async def close(self) -> None:
+        if self._running is not None:
+            running, self._running = self._running, None
+            await running.close()
+        await self.engine.dispose()
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._threads().read(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        return await self._threads().writer.write(work)
+
+    async def migrate(self, work: Callable[[Connection], T]) -> T:
+        """In a transaction of its own, since a migration asks the connection for transactions."""
+        return await asyncio.to_thread(self._migrate, work)
+
+    def sessions(self, *, read_only: bool) -> AsyncEngine:
+        return self.engine.execution_options(**{READ_ONLY: True}) if read_only else self.engine
+
+    def _threads(self) -> _Threads:
+        if self._running is None:
+            raise NotRunningError("the database is not open; write: await database.open()")
+        return self._running
+
+    def _migrate(self, work: Callable[[Connection], T]) -> T:
+        engine = _sync_engine(self._sync_url, 1)
+        event.listen(engine, "begin", _begin_immediate)
+        try:
+            with before_commit(), engine.begin() as connection:
+                return work(connection)
+        finally:
+            engine.dispose()
+
+    def _write_ahead(self) -> None:
+        """The mode is kept in the file. While it changes, SQLite does not wait for others; so this does."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return _set_write_ahead(self._url.database or "")
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+
+class _Threads:
+    """The writer's thread and the readers'."""
+
+    def __init__(self, url: URL) -> None:
+        self._write_engine = _sync_engine(url, 1)
+        self._read_engine = _sync_engine(url, _READERS)
+        event.listen(self._read_engine, "connect", _forbid_writes)
+        event.listen(self._read_engine, "begin", _begin_deferred)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="cqrs-sqlite-reader")
+        self.writer = SqliteWriter(self._write_engine)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        promise = reading(write_instead="give the work to Database.write")
+        with before_commit(), promise, self._read_engine.begin() as connection:
+            return work(connection)
+
+    async def close(self) -> None:
+        await self.writer.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._write_engine.dispose()
+        self._read_engine.dispose()
+
+
+def _sync_engine(url: URL, connections: int) -> Engine:
+    engine = create_engine(url, pool_size=connections, max_overflow=0, hide_parameters=True)
+    event.listen(engine, "connect", _configure)
+    return engine
+
+
+def _configure(connection: Any, _: Any) -> None:
+    """For each new connection. The driver must not begin by itself: deferred, it would fail at the first write."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000:.0f}")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _forbid_writes(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA query_only=ON")
+
+
+def _begin_deferred(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """A pooled connection remembers what it is for, so that the pragma is run only when that changes."""
+    read_only = bool(connection.get_execution_options().get(READ_ONLY, False))
+    if connection.info.get(READ_ONLY, False) is not read_only:
+        connection.exec_driver_sql(f"PRAGMA query_only={'ON' if read_only else 'OFF'}")
+        connection.info[READ_ONLY] = read_only
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _set_write_ahead(file: str) -> None:
+    connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    finally:
+        connection.close()
+    if mode != "wal":
+        raise ConfigurationError(
+            f"SQLite keeps {file} in mode {mode!r}: its file system has no shared memory; use another"
+        )

@@ -1,0 +1,250 @@
+"""The framework's tables, as the head of the migrations leaves them. Queries name them by `database.tables`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    false,
+)
+
+from cqrs_fastapi.storage.column_types import POSITION, JsonText, UtcDateTime
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the settings call the tables. Constraints are named too, since each database would invent its own names."""
+
+    prefix: str = "cqrs_"
+    schema: str | None = None
+
+    def of(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    @property
+    def version_table(self) -> str:
+        """Where the revision of these tables is written."""
+        return self.of("alembic_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """One attribute per table. The column named `metadata` is `.c.meta`; all else is called as in the database."""
+
+    streams: Table
+    events: Table
+    outbox: Table
+    inbox: Table
+    dead_letters: Table
+    blocked_keys: Table
+    checkpoints: Table
+    job_runs: Table
+    leases: Table
+
+    def all(self) -> tuple[Table, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+
+def build_tables(metadata: MetaData, prefix: str = "cqrs_", schema: str | None = None) -> Tables:
+    """Adds the tables to `metadata`, which may be the application's own."""
+    names = Names(prefix, schema)
+    return Tables(
+        streams=_streams(metadata, names),
+        events=_events(metadata, names),
+        outbox=_outbox(metadata, names),
+        inbox=_inbox(metadata, names),
+        dead_letters=_dead_letters(metadata, names),
+        blocked_keys=_blocked_keys(metadata, names),
+        checkpoints=_checkpoints(metadata, names),
+        job_runs=_job_runs(metadata, names),
+        leases=_leases(metadata, names),
+    )
+
+
+def _streams(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("streams"),
+        metadata,
+        _tenant(),
+        _text("stream"),
+        _text("category"),
+        Column("version", BigInteger, nullable=False),
+        Column("archived", Boolean, nullable=False, server_default=false()),
+        PrimaryKeyConstraint("tenant", "stream", name=names.of("streams_pk")),
+        schema=names.schema,
+    )
+
+
+def _events(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("events"),
+        metadata,
+        _position(),
+        Column("message_id", Uuid, nullable=False),
+        _tenant(),
+        _text("stream"),
+        Column("version", BigInteger, nullable=False),
+        _text("category"),
+        _text("type"),
+        Column("schema_version", Integer, nullable=False),
+        Column("data", JsonText, nullable=False),
+        Column("metadata", JsonText, key="meta", nullable=False),
+        _moment("recorded_at"),
+        PrimaryKeyConstraint("position", name=names.of("events_pk")),
+        UniqueConstraint("message_id", name=names.of("events_message_id_key")),
+        UniqueConstraint("tenant", "stream", "version", name=names.of("events_stream_version_key")),
+        Index(names.of("events_category_position_ix"), "category", "position"),
+        Index(names.of("events_type_position_ix"), "type", "position"),
+        schema=names.schema,
+        sqlite_autoincrement=True,
+    )
+
+
+def _outbox(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("outbox"),
+        metadata,
+        _position(),
+        Column("id", Uuid, nullable=False),
+        _text("aggregatetype"),
+        _text("aggregateid"),
+        _text("type"),
+        _text("topic"),
+        Column("key", Text),
+        Column("bucket", Integer, nullable=False),
+        Column("headers", JsonText, nullable=False),
+        Column("payload", LargeBinary, nullable=False),
+        Column("attempts", Integer, nullable=False, server_default="0"),
+        _moment("available_at"),
+        _tenant(),
+        _moment("created_at"),
+        PrimaryKeyConstraint("position", name=names.of("outbox_pk")),
+        UniqueConstraint("id", name=names.of("outbox_id_key")),
+        Index(names.of("outbox_bucket_position_ix"), "bucket", "position"),
+        schema=names.schema,
+        sqlite_autoincrement=True,
+    )
+
+
+def _inbox(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("inbox"),
+        metadata,
+        _text("consumer"),
+        Column("message_id", Uuid, nullable=False),
+        _text("status"),
+        _moment("received_at"),
+        PrimaryKeyConstraint("consumer", "message_id", name=names.of("inbox_pk")),
+        Index(names.of("inbox_received_at_ix"), "received_at"),
+        schema=names.schema,
+    )
+
+
+def _dead_letters(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("dead_letters"),
+        metadata,
+        Column("id", Uuid, nullable=False),
+        _text("consumer"),
+        Column("message_id", Uuid),
+        _text("topic"),
+        Column("partition", Integer, nullable=False),
+        Column("offset", BigInteger, nullable=False),
+        Column("key", LargeBinary),
+        Column("headers", JsonText, nullable=False),
+        Column("payload", LargeBinary, nullable=False),
+        _text("code"),
+        _text("error"),
+        _text("traceback"),
+        Column("attempts", Integer, nullable=False, server_default="0"),
+        _moment("parked_at"),
+        _tenant(),
+        PrimaryKeyConstraint("id", name=names.of("dead_letters_pk")),
+        Index(names.of("dead_letters_parked_at_ix"), "consumer", "parked_at"),
+        schema=names.schema,
+    )
+
+
+def _blocked_keys(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("blocked_keys"),
+        metadata,
+        _text("owner"),
+        _text("key"),
+        _text("reason"),
+        _moment("blocked_at"),
+        PrimaryKeyConstraint("owner", "key", name=names.of("blocked_keys_pk")),
+        schema=names.schema,
+    )
+
+
+def _checkpoints(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("checkpoints"),
+        metadata,
+        _text("projection"),
+        _text("partition"),
+        Column("position", BigInteger, nullable=False),
+        _moment("updated_at"),
+        PrimaryKeyConstraint("projection", "partition", name=names.of("checkpoints_pk")),
+        schema=names.schema,
+    )
+
+
+def _job_runs(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("job_runs"),
+        metadata,
+        _text("job"),
+        _moment("tick"),
+        _text("owner"),
+        _text("status"),
+        _moment("started_at"),
+        Column("finished_at", UtcDateTime),
+        Column("error", Text),
+        PrimaryKeyConstraint("job", "tick", name=names.of("job_runs_pk")),
+        Index(names.of("job_runs_started_at_ix"), "started_at"),
+        schema=names.schema,
+    )
+
+
+def _leases(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("leases"),
+        metadata,
+        _text("name"),
+        Column("owner", Uuid),
+        Column("epoch", BigInteger, nullable=False),
+        _moment("expires_at"),
+        PrimaryKeyConstraint("name", name=names.of("leases_pk")),
+        schema=names.schema,
+    )
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False)
+
+
+def _moment(name: str) -> Column[object]:
+    return Column(name, UtcDateTime, nullable=False)
+
+
+def _tenant() -> Column[str]:
+    return Column("tenant", Text, nullable=False, server_default="")
+
+
+def _position() -> Column[int]:
+    return Column("position", POSITION, Identity(), nullable=False)

@@ -1,0 +1,202 @@
+"""One transaction per message: what a handler changed, recorded and published is committed together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.errors import ReadOnlyError
+from cqrs_fastapi.eventstore.append import append
+from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
+from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.events import AnyEvent, definition_of
+from cqrs_fastapi.messages.metadata import Metadata, holder
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.outbox.routing import Routing
+from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.storage.driver_errors import commit
+from cqrs_fastapi.unit_of_work.drafts import Draft, Limits, Prepared, prepare_rows
+
+if TYPE_CHECKING:
+    from cqrs_fastapi.mediation.kernel import Kernel
+
+T = TypeVar("T")
+Work = Callable[[Connection], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every unit of work of an application shares. `wake` tells the relay that there is something to send."""
+
+    database: Database
+    registry: EventRegistry
+    routing: Routing
+    limits: Limits
+    wake: Callable[[], None]
+
+
+class UnitOfWork:
+    """Begins nothing until it must: a unit that only reads by repositories opens no transaction, and one that only
+    records events is a single short transaction at its end.
+
+    Ask for it as a parameter to `publish` events that belong to no aggregate.
+    """
+
+    __slots__ = (
+        "_aggregates",
+        "_appends",
+        "_drafts",
+        "_joined",
+        "_published",
+        "_scope",
+        "_seen",
+        "_services",
+        "_session",
+        "_session_is_ours",
+    )
+
+    def __init__(self, services: Services, scope: Scope, session: AsyncSession | None = None) -> None:
+        self._services = services
+        self._scope = scope
+        self._session = session
+        self._session_is_ours = session is None
+        self._aggregates: dict[str, Aggregate] = {}
+        self._seen: dict[str, int] = {}
+        self._published: list[AnyEvent] = []
+        self._appends: list[tuple[str, Sequence[AnyEvent], ExpectedVersion]] = []
+        self._drafts: list[Draft] = []
+        self._joined: list[Work] = []
+
+    @property
+    def tenant(self) -> str:
+        return _current_metadata(self._scope.kernel).tenant or ""
+
+    @property
+    def session(self) -> AsyncSession:
+        """The session of this unit. From the first use on, everything of the unit happens in its transaction."""
+        if self._session is None:
+            self._session = self._services.database.session(read_only=self._scope.read_only)
+        return self._session
+
+    def publish(self, event: AnyEvent, /) -> None:
+        """Make an event known with the commit: by its topic if it has one, else by a stream of its own."""
+        self._services.registry.of(event)
+        self._published.append(event)
+
+    def append(self, stream: str, events: Sequence[AnyEvent], expected: ExpectedVersion) -> None:
+        """Append to a stream with the commit."""
+        self._appends.append((stream, tuple(events), expected))
+
+    def track(self, aggregate: Aggregate, /) -> None:
+        """Store what the aggregate records, with the commit."""
+        known = self._aggregates.setdefault(aggregate.stream, aggregate)
+        if known is not aggregate:
+            raise ValueError(f"{aggregate.stream} is already part of this unit of work; change the one that was loaded")
+
+    def tracked(self, stream: str, /) -> Aggregate | None:
+        return self._aggregates.get(stream)
+
+    def join(self, work: Work, /) -> None:
+        """Run `work` in the transaction of the commit, before the events are appended; its error rolls everything back."""
+        self._joined.append(work)
+
+    async def read(self, work: Callable[[Connection], T], /) -> T:
+        """Run a reading `work`: in the session's transaction if there is one, else on its own."""
+        if self._session is not None:
+            return await self._services.database.run(self._session, work)
+        return await self._services.database.read(work)
+
+    async def prepare(self) -> None:
+        """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
+        pipelines = self._scope.kernel.pipelines
+        while new := self._new_drafts():
+            self._drafts.extend(new)
+            for draft in new:
+                await pipelines.react(self._scope, draft.event, draft.metadata)
+
+    async def commit(self) -> None:
+        """One transaction: what was joined, the session's changes, events and outbox rows. Returns when it is durable.
+
+        Raises ConcurrencyError, UnavailableError (nothing was written) or UnknownOutcomeError.
+        """
+        prepared = prepare_rows(self._drafts, self._services.registry, self._services.routing, self._services.limits)
+        if self._session is not None and self._scope.read_only:
+            await self._session.close()
+        elif self._session is not None:
+            await self._commit_session(self._session, prepared)
+        elif prepared or self._joined:
+            await self._services.database.write(lambda connection: self._write(connection, prepared))
+        if prepared.outbox:
+            self._services.wake()
+
+    async def rollback(self) -> None:
+        """Leave nothing behind. A session that was handed in stays its owner's to end."""
+        if self._session is not None and self._session_is_ours:
+            await self._session.close()
+
+    async def _commit_session(self, session: AsyncSession, prepared: Prepared) -> None:
+        # The flush comes first: an application's own error must not be hidden behind a conflict of versions.
+        await session.flush()
+        if prepared or self._joined:
+            await self._services.database.run(session, lambda connection: self._write(connection, prepared))
+        if self._session_is_ours:
+            await commit(session)
+            await session.close()
+
+    def _write(self, connection: Connection, prepared: Prepared) -> None:
+        for work in self._joined:
+            work(connection)
+        if prepared:
+            tables = self._services.database.tables
+            append(
+                connection,
+                tables,
+                prepared.appends,
+                prepared.siblings(tables),
+                tenant=self.tenant,
+                now=self._scope.kernel.clock.now(),
+            )
+
+    def _new_drafts(self) -> list[Draft]:
+        """What was recorded, appended and published since the last look, in that order."""
+        drafts: list[Draft] = []
+        for stream, aggregate in self._aggregates.items():
+            recorded = aggregate.recorded
+            for event in recorded[self._seen.get(stream, 0) :]:
+                expected = aggregate.version or NO_STREAM
+                drafts.append(self._draft(event, stream, aggregate.__category__, expected))
+            self._seen[stream] = len(recorded)
+        for stream, events, expected in self._appends:
+            drafts += [self._draft(event, stream, stream.partition("-")[0], expected) for event in events]
+        drafts += [self._draft(event, None, definition_of(type(event)).name, NO_STREAM) for event in self._published]
+        self._appends.clear()
+        self._published.clear()
+        if drafts and self._scope.read_only:
+            raise ReadOnlyError(
+                f"a query recorded {type(drafts[0].event).__name__}; queries change nothing: make it a command"
+            )
+        return drafts
+
+    def _draft(self, event: AnyEvent, stream: str | None, category: str, expected: ExpectedVersion) -> Draft:
+        kernel = self._scope.kernel
+        current = holder()
+        message_id, time = kernel.ids(), kernel.clock.now()
+        metadata = (
+            current.next(message_id, time)
+            if current is not None
+            else Metadata(message_id=message_id, correlation_id=str(message_id), time=time)
+        )
+        return Draft(event, metadata, stream, category, expected)
+
+
+def _current_metadata(kernel: Kernel) -> Metadata:
+    current = holder()
+    if current is not None:
+        return current.metadata
+    message_id = kernel.ids()
+    return Metadata(message_id=message_id, correlation_id=str(message_id), time=kernel.clock.now())
