@@ -46,12 +46,14 @@ class Settings(BaseSettings):
     """How long a unit of work may take before its commit begins; after that it is never cancelled."""
     max_units_of_work: int = Field(default=1000, ge=1)
     """Units of work under way at once in this process; one more is refused as overloaded."""
-    conflict_retries: int = Field(default=5, ge=0)
+    conflict_retries: int = Field(default=10, ge=0)
     """How often a command is decided again after a ConcurrencyError."""
 
     max_body_bytes: int = Field(default=1 << 20, ge=1)
     max_event_bytes: int = Field(default=900_000, ge=1)
     """An event that would not fit a broker message is refused before the commit."""
+    max_message_bytes: int = Field(default=1 << 20, ge=1)
+    """A received message that is larger is parked unread."""
     max_append_events: int = Field(default=10_000, ge=1)
 
     relay_batch: int = Field(default=500, ge=1)

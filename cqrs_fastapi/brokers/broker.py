@@ -111,7 +111,7 @@ class Broker(Protocol):
         ...
 
     async def ensure_topics(self, topics: Sequence[str]) -> None:
-        """Create those that do not exist; an existing topic is left as it is. UnavailableError if the broker is away."""
+        """Create those that do not exist; an existing one is left as it is. UnavailableError if the broker is away."""
         ...
 
     def declare_group(self, group: str, topics: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,7 +54,7 @@ def _event_of(cls: type, name: str, method: Any) -> type[AnyEvent]:
     if len(parameters) != 2:  # noqa: PLR2004  # self and the event
         raise TypeError(f"{where} takes {len(parameters) - 1} arguments; a fold takes the event alone")
     annotation = parameters[1].annotation
-    if not isinstance(annotation, type):
+    if not isinstance(annotation, type) or annotation is inspect.Parameter.empty:
         raise TypeError(f"{where} does not say which event it applies; annotate its parameter with the event's class")
     try:
         definition_of(annotation)

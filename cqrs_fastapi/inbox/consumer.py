@@ -114,7 +114,7 @@ class Consumer:
     async def _settle(self, message: IncomingMessage, known: set[tuple[str, object]]) -> None:
         """Settle one message for every handler, one after the other."""
         try:
-            envelope = open_envelope(message, self.registry, max_bytes=self.handlings.settings.max_body_bytes)
+            envelope = open_envelope(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
         except MessageError as error:
             await self.handlings.park(self.group, message, Reason.of(error), attempts=0)
             return

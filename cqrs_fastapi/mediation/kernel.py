@@ -27,6 +27,8 @@ Put = Callable[[object], Awaitable[None]]
 Guard = Callable[[Scope], Awaitable[None]]
 """Runs first in the transaction of a unit of work, for instance to claim the message; an error rolls back."""
 
+LONGEST_RETRY_PAUSE = 0.25
+
 log = structlog.get_logger("cqrs_fastapi")
 
 
@@ -109,7 +111,7 @@ class Kernel:
                 if attempt >= self.limits.retries or not conflict.retryable:
                     raise
                 attempt += 1
-                await asyncio.sleep(self.random.uniform(0, 0.005 * 2**attempt))
+                await asyncio.sleep(self.random.uniform(0, min(LONGEST_RETRY_PAUSE, 0.005 * 2**attempt)))
 
     async def _attempt(self, body: Body[T], message: object, read_only: bool, guard: Guard | None) -> T:
         scope = Scope(self, self.begin, read_only=read_only)

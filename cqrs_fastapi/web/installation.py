@@ -16,6 +16,7 @@ from cqrs_fastapi.web.body_limit import BodyLimitMiddleware
 from cqrs_fastapi.web.dependencies import INSTALLED, SERVING, Mediators
 from cqrs_fastapi.web.error_handlers import ErrorHandlers
 from cqrs_fastapi.web.health import LIVE, READY, Checkable, ReadinessProbe, live
+from cqrs_fastapi.web.json_text import JsonTextMiddleware
 from cqrs_fastapi.web.last_resort import LastResortMiddleware
 from cqrs_fastapi.web.lifespan import LifespanMiddleware, Runnable
 from cqrs_fastapi.web.openapi import declare_problems
@@ -56,6 +57,7 @@ def install(
     app.add_route(LIVE, live, include_in_schema=False)
     app.add_route(READY, ReadinessProbe(application).ready, include_in_schema=False)
     # Each one added surrounds those before it, so the innermost comes first.
+    app.add_middleware(JsonTextMiddleware)
     app.add_middleware(BodyLimitMiddleware, limit=lambda: application.settings.max_body_bytes)
     app.add_middleware(LastResortMiddleware, translation=translation, handlers=app.exception_handlers)
     app.add_middleware(RequestContextMiddleware, ids=Uuid7Factory(), clock=SystemClock(), identify=identify)

@@ -112,12 +112,13 @@ class _Run:
         await self._send(message)
 
     async def _start_workers(self) -> None:
-        """An error goes through the app's lifespan, which leaves, and so comes out as startup.failed."""
+        """Those that did start are drained; the error then goes through the app's lifespan, and ends in startup.failed."""
         self._working = True
         try:
             await self._runs.start_workers()
         except Exception as error:
             self._failure = error
+            await self._drain()
             raise
 
     async def _drain(self) -> None:

@@ -24,12 +24,13 @@ from cqrs_fastapi.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
+from cqrs_fastapi.web.json_text import MalformedTextError
 from cqrs_fastapi.web.problems import FieldProblem, Problem, code_of, phrase
 
 MAX_FIELD_PROBLEMS: Final = 100
 """One small body can be wrong in a hundred thousand places; the answer stays small."""
 _MAX_FIELD_LENGTH: Final = 200
-_UNREADABLE_BODY: Final = "There was an error parsing the body"
+_UNREADABLE_BODY: Final = (400, "There was an error parsing the body")
 """FastAPI's words for a body that is no text, nests too deeply or has numbers too long."""
 
 
@@ -66,8 +67,10 @@ class Translation:
     """Answers by the nearest class in the error's MRO; `statuses` adds the application's own refusals."""
 
     def __init__(self, statuses: Mapping[type[DomainError], int] | None = None) -> None:
-        own = {kind: Answer(_refusal(kind, status)) for kind, status in (statuses or {}).items()}
-        self._answers: dict[type[BaseException], Answer] = {**_ANSWERS, **own}
+        own: dict[type[BaseException], Answer] = {
+            kind: Answer(_refusal(kind, status)) for kind, status in (statuses or {}).items()
+        }
+        self._answers = {**_ANSWERS, **own}
 
     def answer_to(self, error: BaseException) -> Answer | None:
         """None for an error that nobody meant: it is told to the log, never to the client."""
@@ -103,7 +106,7 @@ def http_problem(error: HTTPException, correlation_id: str | None) -> Problem:
     """What a route or the framework refused. A detail that is no sentence becomes `info`."""
     detail: object = error.detail
     info: JsonValue = None if isinstance(detail, str) else jsonable_encoder(detail)
-    unreadable = error.status_code == 400 and detail == _UNREADABLE_BODY  # noqa: PLR2004  # as FastAPI raises it
+    unreadable = isinstance(error, MalformedTextError) or (error.status_code, detail) == _UNREADABLE_BODY
     return Problem(
         title=phrase(error.status_code),
         status=error.status_code,

@@ -173,27 +173,35 @@ async def test_a_joining_member_leads_to_repeats_but_neither_to_losses_nor_to_er
 
 
 async def test_what_was_received_before_a_rebalance_cannot_turn_back_what_came_after(
-    real_kafka: str, broker: KafkaBroker, topic: str, group: str
+    real_kafka: str, group: str
 ) -> None:
-    old, new = await broker.subscribe(group, [topic]), await broker.subscribe(group, [topic])
-    async with publishing(broker, [outgoing(topic, "k", str(n).encode()) for n in range(4)]):
-        in_hand = await take(old, 4, settle=False)
-    old_waits = asyncio.ensure_future(old.receive())
-    new_waits = asyncio.ensure_future(new.receive())
-    # The one partition goes to one of the two; both begin at the start again, since nothing was settled.
-    done, _ = await asyncio.wait([old_waits, new_waits], return_when=asyncio.FIRST_COMPLETED, timeout=30)
-    owner, received = (old, old_waits) if old_waits in done else (new, new_waits)
-    await owner.settle(received.result())
-    await old.settle(in_hand[:1])
-    for task in (old_waits, new_waits):
-        task.cancel()
-    await old.close()
+    topic = f"kafka-{uuid4().hex}"
+    wide = KafkaBroker(KafkaConfig((real_kafka,), partitions=2))
+    await wide.ensure_topics([topic])
+    old = await wide.subscribe(group, [topic])
+    assert isinstance(old, KafkaSubscription)
+    async with publishing(wide, [outgoing(topic, f"key-{n}", b"") for n in range(40)]):
+        in_hand = await take(old, 40, settle=False)
+    # The second member gets one of the two partitions, finishes it and leaves, so that it comes back to the first.
+    polling = asyncio.create_task(_receive_for_ever(old))
+    new = await wide.subscribe(group, [topic])
+    partition = (await take(new, 1))[0].partition
+    end = sum(message.partition == partition for message in in_hand)
     await new.close()
-    consumer = AIOKafkaConsumer(bootstrap_servers=real_kafka, group_id=group, enable_auto_commit=False)
-    await consumer.start()
-    committed = await consumer.committed(TopicPartition(topic, 0))
-    await consumer.stop()
-    assert committed == 4
+    place = TopicPartition(topic, partition)
+    async with asyncio.timeout(30):
+        while old._consumer is None or place not in old._consumer.assignment():  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(0.05)
+    await old.settle([message for message in in_hand if message.partition == partition][:1])
+    committed = await old._consumer.committed(place)
+    polling.cancel()
+    await wide.close()
+    assert committed == end
+
+
+async def _receive_for_ever(subscription: KafkaSubscription) -> None:
+    while True:
+        await subscription.receive()
 
 
 async def test_a_consumer_that_silently_stopped_fetching_is_replaced(
@@ -204,7 +212,9 @@ async def test_a_consumer_that_silently_stopped_fetching_is_replaced(
         await take(subscription, 1)
     assert isinstance(subscription, KafkaSubscription)
     assert subscription._consumer is not None
-    subscription._consumer._fetcher._fetch_task.cancel()
+    fetcher = subscription._consumer._fetcher
+    for task in (fetcher._fetch_task, *fetcher._pending_tasks):
+        task.cancel()
     async with publishing(broker, [outgoing(topic, "k", b"2")]):
         (received,) = await take(subscription, 1)
     assert received.payload == b"2"

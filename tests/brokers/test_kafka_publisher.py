@@ -139,8 +139,8 @@ async def test_after_a_transient_failure_nothing_more_goes_to_its_partition(publ
     failed = iter([errors.RequestTimedOutError()])
     cluster = Cluster(1, lambda _: next(failed, None))
     publisher = publish(cluster)
-    # Three batches' worth for one partition.
-    messages = [outgoing("t", f"key-{n}", bytes(1500)) for n in range(3)]
+    # Three batches' worth for one partition, with and without a key.
+    messages = [outgoing("t", key, bytes(1500)) for key in ("a", "b", None)]
     assert deliveries(await publisher.publish(messages)) == [HELD, HELD, HELD]
     assert cluster.log[0] == []
 

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
 
+from alembic import command
 from cqrs_fastapi import migrations
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage import schema
@@ -56,7 +56,7 @@ class Application:
     """A copy of the repository's `alembic/` with one revision and one table of its own."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self.url = url
+        self.url, self.folder = url, folder
         shutil.copytree(ROOT / "alembic", folder / "alembic", ignore=shutil.ignore_patterns("*.pyc"))
         versions = folder / "alembic" / "versions"
         for revision in versions.glob("*.py"):
@@ -170,8 +170,12 @@ def test_the_command_line_upgrades_checks_and_downgrades_from_the_root_of_the_re
     run(database_url, "upgrade", "head")
 
 
-def test_two_command_lines_at_once_do_no_harm(database_url: str) -> None:
-    processes = [alembic(database_url, "upgrade", "head") for _ in range(2)]
+def test_two_command_lines_at_once_do_no_harm(application: Application) -> None:
+    revision = application.folder / "alembic" / "versions" / "app1_balances.py"
+    # Slow enough that the second one arrives while the first one's transaction is open.
+    revision.write_text(APP_REVISION.replace("    op.create_table", "    __import__('time').sleep(2); op.create_table"))
+    ini = shutil.copy(ROOT / "alembic.ini", application.folder)
+    processes = [alembic(application.url, "-c", str(ini), "upgrade", "head") for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
 

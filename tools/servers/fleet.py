@@ -19,6 +19,8 @@ from tools.servers.state import Name, Record, Server, Started, StateFolder
 _STOP_SECONDS = 30.0
 _POLITE = {"postgres": signal.SIGINT, "kafka": signal.SIGTERM}  # SIGINT is PostgreSQL's `fast` shutdown
 
+_KINDS = {"postgres": ("system", "wheel"), "kafka": ("apache", "mock")}
+
 
 def _default_folder() -> Path:
     return Path(os.environ.get("CQRS_SERVERS") or Path(__file__).parents[2] / ".servers")
@@ -115,11 +117,18 @@ class Servers:
         log.write_text("")
         try:
             if name == "postgres":
-                return postgres.start(data, log, only=self.environment.get("CQRS_SERVERS_POSTGRES"))
-            return kafka.start(data, log, only=self.environment.get("CQRS_SERVERS_KAFKA"))
+                return postgres.start(data, log, only=self._only(name))
+            return kafka.start(data, log, only=self._only(name))
         except BaseException:
             self._state.remove_data(name)
             raise
+
+    def _only(self, name: Name) -> str | None:
+        variable = f"CQRS_SERVERS_{name.upper()}"
+        chosen = self.environment.get(variable) or None
+        if chosen not in (None, *_KINDS[name]):
+            raise ServerError(f"{variable} is {chosen!r}; write {' or '.join(_KINDS[name])}, or unset it")
+        return chosen
 
     def _spawn_ready(self, name: Name, launch: Launch, url: str) -> Process:
         return postgres.spawn_ready(launch, url) if name == "postgres" else kafka.spawn_ready(launch, url)

@@ -22,22 +22,22 @@ def with_driver(url: str) -> str:
 
 def version_at(url: str) -> str:
     """The version of the server. Raises `ServerError` with the reason if it does not answer."""
-    return _ask(url, "SHOW server_version").split()[0]
+    return ask(url, "SHOW server_version").split()[0]
 
 
 def create_database(server: str) -> str:
     """Creates an empty database with a random name on a server, and returns the URL of the new one."""
     name = f"test_{secrets.token_hex(8)}"
-    _ask(server, f'CREATE DATABASE "{name}"')
+    ask(server, f'CREATE DATABASE "{name}"')
     return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
 def drop_database(server: str, url: str) -> None:
     """Drops the database `url` from the server `server`; connections that somebody left open are cut first."""
-    _ask(server, f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
+    ask(server, f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
 
 
-def _ask(url: str, statement: str) -> str:
+def ask(url: str, statement: str) -> str:
     """The first value of the answer, as text; the empty text if the statement has no answer."""
     try:
         return run_apart(lambda: _execute(url, statement))

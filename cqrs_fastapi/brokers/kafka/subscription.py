@@ -104,7 +104,8 @@ class KafkaSubscription:
         """Nothing may be awaited between `getmany` and the return, or a cancellation there would lose messages."""
         try:
             # getmany has no limit while the group is joining. The block ends in the same step as the messages are out.
-            async with asyncio.timeout(self._config.stall_timeout_ms / 1000):
+            # It is longer than an ordinary poll, which therefore never counts as joining.
+            async with asyncio.timeout((self._config.stall_timeout_ms + _POLL_MS) / 1000):
                 records = await consumer.getmany(timeout_ms=_POLL_MS, max_records=self._config.batch)
         except TimeoutError:
             self._joining += 1
