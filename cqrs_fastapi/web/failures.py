@@ -1,4 +1,4 @@
-"""How a failed request is written to the log: once, with its traceback, under its correlation id."""
+"""How failures are written to the log: once, with the traceback, and a request's under its correlation id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ log = structlog.get_logger("cqrs_fastapi.web")
 
 
 def log_failure(scope: Scope, error: BaseException, *, code: str) -> None:
-    """The traceback is rendered here, because structlog's own console prints the local variables of every frame."""
     log.error(
         "request_failed",
         code=code,
@@ -21,8 +20,13 @@ def log_failure(scope: Scope, error: BaseException, *, code: str) -> None:
         method=scope.get("method"),
         path=scope["path"],
         correlation_id=correlation_id_of(scope),
-        exception="".join(traceback.format_exception(error)),
+        exception=rendered(error),
     )
+
+
+def rendered(error: BaseException) -> str:
+    """The traceback as text: structlog's own console would print the local variables of every frame."""
+    return "".join(traceback.format_exception(error))
 
 
 def log_unavailable(scope: Scope, error: BaseException, *, code: str) -> None:

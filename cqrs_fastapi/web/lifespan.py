@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import anyio
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cqrs_fastapi.errors import ConfigurationError
-
-log = structlog.get_logger("cqrs_fastapi.web")
+from cqrs_fastapi.web.failures import log, rendered
 
 
 class Runnable(Protocol):
@@ -108,11 +106,11 @@ class _Run:
             self._answered = True
             await self._close()
             if self._failure is not None:
-                message = {"type": kind.replace("complete", "failed"), "message": sentence(self._failure)}
+                message = {"type": kind.replace("complete", "failed"), "message": _told(self._failure)}
         await self._send(message)
 
     async def _start_workers(self) -> None:
-        """Those that did start are drained; the error then goes through the app's lifespan, and ends in startup.failed."""
+        """Those that did start are drained; the error then goes through the app's lifespan and ends in startup.failed."""
         self._working = True
         try:
             await self._runs.start_workers()
@@ -145,9 +143,12 @@ class _Run:
     async def _fail(self, error: Exception) -> None:
         self._answered = True
         kind = "lifespan.shutdown.failed" if self._started else "lifespan.startup.failed"
-        await self._send({"type": kind, "message": sentence(error)})
+        await self._send({"type": kind, "message": _told(error)})
 
 
-def sentence(error: Exception) -> str:
-    """What the server prints. An error of configuration is a sentence already."""
-    return str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
+def _told(error: Exception) -> str:
+    """What the server prints. An error of configuration is a sentence already; any other needs its traceback too."""
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    log.error("lifespan_failed", exception=rendered(error))
+    return f"{type(error).__name__}: {error}"

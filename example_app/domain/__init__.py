@@ -1,0 +1,1 @@
+"""What the shop knows and decides. Nothing here knows of databases, brokers or HTTP."""
