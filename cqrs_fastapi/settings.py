@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic.functional_validators import BeforeValidator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 WorkerName = Literal["relay", "consumer", "scheduler"]
 

@@ -24,7 +24,7 @@ class _Initial:
 
 
 def state(make: Callable[[], S]) -> S:
-    """The start value of a mutable field of an aggregate: `lines: list[Line] = state(list)`."""
+    """Says how a mutable field of an aggregate starts, in each instance anew: `lines: list[Line] = state(list)`."""
     return cast("S", _Initial(make))
 
 
@@ -91,9 +91,8 @@ class Aggregate:
         fold = self.__folds__.get(type(event))
         if fold is None:
             cls, name = type(self).__name__, type(event).__name__
-            raise TypeError(
-                f"{cls} records {name} and has no fold for it; write: @applies def on_{name.lower()}(self, event: {name})"
-            )
+            write = f"@applies def on_{name.lower()}(self, event: {name})"
+            raise TypeError(f"{cls} records {name} and has no fold for it; write: {write}")
         getattr(self, fold)(event)
 
 

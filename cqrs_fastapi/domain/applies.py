@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.mediation.signatures import SignatureProblem, read_signature
+from cqrs_fastapi.messages.events import AnyEvent, definition_of
 
 F = TypeVar("F", bound=Callable[..., None])
 

@@ -19,7 +19,7 @@ STREAM_EXISTS: Final = StreamState.STREAM_EXISTS
 ANY: Final = StreamState.ANY
 
 ExpectedVersion: TypeAlias = (
-    int | Literal[StreamState.NO_STREAM] | Literal[StreamState.STREAM_EXISTS] | Literal[StreamState.ANY]
+    Literal[StreamState.NO_STREAM, StreamState.STREAM_EXISTS, StreamState.ANY] | int
 )
 """A number is the version of the last event in the stream, from 1; 0 means the same as NO_STREAM."""
 

@@ -17,7 +17,7 @@ PARKED = "parked"
 
 
 class AlreadySettledError(CqrsError):
-    """This handler has settled this message before; the present transaction must leave nothing."""
+    """The handler has settled the message before; the present transaction must leave nothing."""
 
     code = "already_settled"
 

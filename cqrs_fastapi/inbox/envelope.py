@@ -52,13 +52,13 @@ def open_envelope(message: IncomingMessage, registry: EventRegistry, *, max_byte
 
 
 def _metadata(headers: Mapping[str, str], sent_at: datetime) -> Metadata:
-    message_id = _uuid(headers, "message-id", _required(headers, "message-id"))
+    message_id = _uuid("message-id", _required(headers, "message-id"))
     causation = headers.get("causation-id")
     return Metadata(
         message_id=message_id,
         correlation_id=headers.get("correlation-id") or str(message_id),
         time=_time(headers, sent_at),
-        causation_id=_uuid(headers, "causation-id", causation) if causation else None,
+        causation_id=_uuid("causation-id", causation) if causation else None,
         user=headers.get("user"),
         tenant=headers.get("tenant"),
         traceparent=headers.get("traceparent"),
@@ -90,7 +90,7 @@ def _version(headers: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _uuid(headers: Mapping[str, str], name: str, text: str) -> UUID:
+def _uuid(name: str, text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:

@@ -47,14 +47,13 @@ class Handlings:
         attempts = 0
         while True:
             try:
-                await self._attempt(handling, envelope, message)
-                return
+                return await self._attempt(handling, envelope, message)
             except AlreadySettledError:
                 return
             except (UnavailableError, UnknownOutcomeError) as error:
                 # Nothing was written, or it is unknown: the claim of the next attempt finds out.
                 await self._pause(attempts + 1, handling, error)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, kept with the message
                 attempts += 1
                 if attempts >= self.settings.handler_attempts:
                     await self.park(
@@ -80,8 +79,7 @@ class Handlings:
         failures = 0
         while True:
             try:
-                await self.database.write(lambda connection: self._park(connection, letter))
-                return
+                return await self.database.write(lambda connection: self._park(connection, letter))
             except AlreadySettledError:
                 return
             except (UnavailableError, UnknownOutcomeError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel
-
+from cqrs_fastapi.mediation.answers import fits, result_of, show
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
 from cqrs_fastapi.mediation.event_map import EventBinding
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
@@ -24,7 +24,6 @@ from cqrs_fastapi.mediation.signatures import Signature, SignatureProblem, name_
 from cqrs_fastapi.messages.events import definition_of
 from cqrs_fastapi.messages.forms import Kind, kind_of
 from cqrs_fastapi.messages.metadata import enter, holder, leave
-from cqrs_fastapi.messages.requests import Request, StreamRequest
 
 
 @dataclass(slots=True)
@@ -119,20 +118,24 @@ class Compiler:
         if not binding.handlers:
             self._problem(f"{binding.request_type.__name__} is bound to an empty list; name at least one handler")
             return None
+        if kind == "stream" and len(binding.handlers) > 1:
+            self._problem(f"{binding.request_type.__name__} is a StreamRequest, which has one handler; bind it alone")
+            return None
         if binding.is_fallback:
             both = [self._body(handler, binding.request_type, expected, result, {}) for handler in binding.handlers]
             return [body for body in both if body is not None] if all(both) else None
         rest: tuple[Body, bool] | None = None
         for handler in reversed(binding.handlers):
-            special = {} if rest is None else {_next_type(binding.request_type, result): self._next(*rest)}
+            special = {} if rest is None else self._next(binding.request_type, result, rest[0])
             body = self._body(handler, binding.request_type, expected, result, special)
             if body is None:
                 return None
             rest = (body[0], body[1] or (rest is not None and rest[1]))
         return [rest] if rest is not None else None
 
-    def _next(self, body: Body, scoped: bool) -> str:
-        return f"{self.injector.name(partial, 'partial')}({self.injector.name(body, 'rest')}, scope)"
+    def _next(self, request_type: type, result: Any, rest: Body) -> dict[Any, str]:
+        expression = f"{self.injector.name(partial, 'partial')}({self.injector.name(rest, 'rest')}, scope)"
+        return dict.fromkeys(_next_types(request_type, result), expression)
 
     def _body(
         self, handler: object, message_type: type, base: type, result: Any, special: dict[Any, str]
@@ -148,7 +151,9 @@ class Compiler:
             return None
         name = f"handle_{message_type.__name__}"
         if base is StreamHandler:
-            last = [f"async for item in {call}:", "    yield item"]
+            # Left early, the handler's own generator must end with its scope and not when it is collected.
+            lines = [f"async with {self.injector.name(aclosing, 'aclosing')}({call}) as items:"]
+            last = [*lines, "    async for item in items:", "        yield item"]
         else:
             last = [f"return await {call}"]
         return self._generate(name, ["scope", "message"], [*plan.lines, *last]), plan.scoped or bool(special)
@@ -162,6 +167,8 @@ class Compiler:
             self._problem(f"{name} has no `handle`; write: async def handle(self, request: {message_type.__name__})")
             return ""
         method = inspect.getattr_static(handler, "handle")
+        if not self._is_awaited_rightly(method, name, message_type, streams=base is StreamHandler):
+            return ""
         self._check_types(method, message_type, result, skip=1, streams=base is StreamHandler)
         arguments = plan.arguments(handler, skip=0, where=name) if handler.__init__ is not object.__init__ else ""
         return f"{self.injector.name(handler, 'new')}({arguments}).handle(message)"
@@ -172,14 +179,22 @@ class Compiler:
             self._problem(f"{handler!r} is bound to {message_type.__name__} and cannot be called; bind a function")
             return ""
         called = handler if inspect.isroutine(handler) else type(handler).__call__
-        if streams != inspect.isasyncgenfunction(called) or (not streams and not inspect.iscoroutinefunction(called)):
-            wanted = "an async generator" if streams else "an async function"
-            self._problem(f"{name} handles {message_type.__name__} and must be {wanted}: write async def {name}(...)")
+        if not self._is_awaited_rightly(called, name, message_type, streams=streams):
             return ""
         self._check_types(handler, message_type, result, skip=0, streams=streams)
         arguments = plan.arguments(handler, skip=1, where=name)
         comma = ", " if arguments else ""
         return f"{self.injector.name(handler, 'handler')}(message{comma}{arguments})"
+
+    def _is_awaited_rightly(self, function: Any, name: str, message_type: type, *, streams: bool) -> bool:
+        if inspect.isasyncgenfunction(function) if streams else inspect.iscoroutinefunction(function):
+            return True
+        wanted = "an async generator" if streams else "an async function"
+        self._problem(
+            f"{name} handles {message_type.__name__} and must be {wanted}: write async def {function.__name__}(...)"
+            + (" with yield" if streams else "")
+        )
+        return False
 
     def _check_types(self, target: Any, message_type: type, result: Any, *, skip: int, streams: bool) -> None:
         """What the annotations say must fit the message and what it answers."""
@@ -191,11 +206,14 @@ class Compiler:
         if len(signature.parameters) <= skip:
             self._problem(f"{name_of(target)} takes no message; its first parameter is the {message_type.__name__}")
             return
+        if skip and (more := [p.name for p in signature.parameters[skip + 1 :] if not p.has_default]):
+            self._problem(
+                f"{name_of(target)} takes {', '.join(more)} besides the message; what a handler class needs is injected "
+                f"into its constructor: move it to __init__"
+            )
         accepted = signature.parameters[skip].annotation
-        if isinstance(accepted, type) and accepted is not inspect.Parameter.empty:
-            origin = get_origin(accepted) or accepted
-            if not issubclass(message_type, origin):
-                self._problem(f"{name_of(target)} takes {accepted.__name__} and is bound to {message_type.__name__}")
+        if accepted is not inspect.Parameter.empty and not fits(message_type, accepted):
+            self._problem(f"{name_of(target)} takes {show(accepted)} and is bound to {message_type.__name__}")
         if result is not None:
             self._check_result(target, signature, message_type, result, streams=streams)
 
@@ -205,10 +223,10 @@ class Compiler:
         if not signature.says_what_it_returns:
             return
         returned = unwrapped_result(signature.returns) if streams else signature.returns
-        if not _fits(returned, result):
+        if not fits(returned, result):
             self._problem(
-                f"{name_of(target)} returns {_show(returned)}, but {message_type.__name__} is answered with "
-                f"{_show(result)}"
+                f"{name_of(target)} returns {show(returned)}, but {message_type.__name__} is answered with "
+                f"{show(result)}"
             )
 
     def _root(self, handling: Handling, kernel: Kernel) -> Send:
@@ -259,37 +277,11 @@ class Compiler:
         self.injector.problem(sentence)
 
 
-def _next_type(request_type: type, result: Any) -> Any:
-    """`NextHandler[request_type, result]`, as a handler's annotation evaluates to it."""
+def _next_types(request_type: type, result: Any) -> list[Any]:
+    """`NextHandler[request_type, result]`, as a handler's annotation evaluates to it; None stays as it was written."""
     generic: Any = NextHandler
-    return generic[request_type, result]
-
-
-def result_of(request_type: type) -> Any:
-    """The `R` of a request, as it was written; None if it cannot be known."""
-    for parent in request_type.__mro__:
-        if issubclass(parent, BaseModel):
-            generic = parent.__pydantic_generic_metadata__
-            if generic["origin"] is not None and issubclass(generic["origin"], Request | StreamRequest):
-                return _none_type(generic["args"][0])
-        for base in parent.__dict__.get("__orig_bases__", ()):
-            if get_origin(base) is Request:
-                return _none_type(get_args(base)[0])
-    return None
-
-
-def _none_type(result: Any) -> Any:
-    return type(None) if result is None else result
-
-
-def _fits(returned: Any, result: Any) -> bool:
-    returned = _none_type(returned)
-    if returned == result or Any in (returned, result):
-        return True
-    if isinstance(returned, type) and isinstance(result, type) and not get_args(returned) and not get_args(result):
-        return issubclass(returned, result)
-    # Unions, generics and type variables are left to the type checker, which knows their rules.
-    return not (isinstance(returned, type) and isinstance(result, type)) or get_origin(returned) == get_origin(result)
+    results = (result, None) if result is type(None) else (result,)
+    return [generic[request_type, each] for each in results]
 
 
 def _core(body: Body, handling: Handling, kernel: Kernel) -> Next:
@@ -308,7 +300,3 @@ def _function(name: str, parameters: list[str], lines: list[str], namespace: dic
     exec(compile(source, f"<pipeline {name}>", "exec"), namespace, made)  # noqa: S102  # source written by the plan, from names of its own; no input reaches it
     function: Callable[..., Any] = made[name]
     return function
-
-
-def _show(wanted: Any) -> str:
-    return wanted.__name__ if isinstance(wanted, type) and not get_args(wanted) else str(wanted)

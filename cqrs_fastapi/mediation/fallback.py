@@ -16,7 +16,7 @@ Res = TypeVar("Res")
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """Opens after `failures` in a row and lets one attempt through again after `reset_after`. Counts in this process."""
+    """Opens after `failures` in a row, and lets an attempt through after `reset_after`. Counts in this process."""
 
     failures: int = 5
     reset_after: timedelta = timedelta(seconds=30)
@@ -24,12 +24,15 @@ class CircuitBreaker:
     _failed: int = field(default=0, init=False)
     _opened_at: float = field(default=0.0, init=False)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the primary may be tried."""
+    def lets_through(self) -> bool:
+        """Whether the primary may be tried now. Of an open breaker's callers, one in each `reset_after` may."""
         if self._failed < self.failures:
             return True
-        return self.monotonic() - self._opened_at >= self.reset_after.total_seconds()
+        now = self.monotonic()
+        if now - self._opened_at < self.reset_after.total_seconds():
+            return False
+        self._opened_at = now
+        return True
 
     def succeeded(self) -> None:
         self._failed = 0

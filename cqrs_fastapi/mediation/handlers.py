@@ -39,4 +39,4 @@ class EventHandler(ABC, Generic[E_contra]):
 RequestFunction: TypeAlias = Callable[Concatenate[Req, P], Awaitable[Res]]
 StreamFunction: TypeAlias = Callable[Concatenate[Req, P], AsyncIterator[Res]]
 NextHandler: TypeAlias = Callable[[Req], Awaitable[Res]]
-"""The rest of a chain of responsibility; a handler in a list asks for it by this type: `NextHandler[Refund, Receipt]`."""
+"""The rest of a chain of responsibility: a handler in a list asks for it by `NextHandler[Refund, Receipt]`."""

@@ -13,6 +13,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from fastapi.params import Depends
 
+from cqrs_fastapi.mediation.answers import show
+from cqrs_fastapi.mediation.handlers import NextHandler
 from cqrs_fastapi.mediation.providers import (
     AnyProvider,
     Provided,
@@ -21,11 +23,17 @@ from cqrs_fastapi.mediation.providers import (
     is_generator,
     is_provider,
     lifetime_of,
+    resolved,
     target_of,
     walk,
 )
-from cqrs_fastapi.mediation.scope import Scope
-from cqrs_fastapi.mediation.signatures import Parameter, SignatureProblem, name_of, read_signature
+from cqrs_fastapi.mediation.signatures import (
+    Parameter,
+    SignatureProblem,
+    is_coroutine_function,
+    name_of,
+    read_signature,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,8 @@ class Injector:
         if len(candidates) > 1:
             names = " and ".join(provided.attribute for provided in candidates)
             self.problem(
-                f"{where} asks for {_show(wanted)}, and the container offers it by {names}; annotate the one that is "
-                f"meant with Provides[{_show(wanted)}], or ask for its own class"
+                f"{where} asks for {show(wanted)}, and the container offers it by {names}; annotate the one that is "
+                f"meant with Provides[{show(wanted)}], or ask for its own class"
             )
         return candidates[0] if candidates else None
 
@@ -129,7 +137,7 @@ class Plan:
             return self._injector.problem(f"{place} has no annotation; parameters are injected by type")
         return self.value(parameter.annotation, place, parameter)
 
-    def value(self, wanted: Any, place: str, parameter: Parameter | None = None) -> str:
+    def value(self, wanted: Any, place: str, parameter: Parameter | None = None) -> str:  # noqa: PLR0911  # one line for each place of search
         """The expression that gives a value of this type."""
         depends = _depends_in(wanted)
         if depends is not None:
@@ -147,13 +155,11 @@ class Plan:
             return self.provider(provided.provider, place)
         if parameter is not None and parameter.has_default:
             return self._injector.name(parameter.default, "default")
-        return self._injector.problem(
-            f"{place} asks for {_show(wanted)}, which nothing provides; add a provider to the container: "
-            f"{_attribute(wanted)}: Provides[{_show(wanted)}] = providers.Factory(...)"
-        )
+        return self._injector.problem(f"{place} asks for {show(wanted)}{_advice(wanted)}")
 
     def provider(self, provider: AnyProvider, place: str) -> str:
         """The expression that gives a value of this provider, as long-lived as its kind says."""
+        provider = resolved(provider)
         lifetime = lifetime_of(provider)
         if lifetime == "application":
             self._refuse_captives(provider, place)
@@ -170,9 +176,9 @@ class Plan:
     def _made_for_this_call(self, provider: AnyProvider, place: str) -> str:
         target = target_of(provider)
         if target is None:
-            return self._injector.problem(f"{place} needs a provider without a target; give it a class or a function")
+            return f"{self._injector.name(provider, 'composed')}()"
         call = f"{self._injector.name(target, 'new')}({self._provider_arguments(provider, target, place)})"
-        if inspect.iscoroutinefunction(target):
+        if is_coroutine_function(target):
             call = f"(await {call})"
         attributes = attributes_of(provider)
         if not attributes:
@@ -191,30 +197,32 @@ class Plan:
         if target is None:
             return self._injector.problem(f"{place} needs a provider without a target")
         arguments = self._provider_arguments(provider, target, place)
+        self._made[id(provider)] = name = self._open(provider, target, arguments)
+        return name
+
+    def _open(self, key: object, target: Callable[..., Any], arguments: str) -> str:
+        """Enter a generator. Its arguments are made in a function, which is not called when the scope has its value."""
         name = f"g{len(self.lines)}"
-        opener, function = self._injector.name(open_generator, "open"), self._injector.name(target, "gen")
-        self.lines.append(f"{name} = await {opener}(scope, {function}, lambda: {function}({arguments}))")
-        self._made[id(provider)] = name
+        self.lines += [
+            f"async def start_{name}(): return {self._injector.name(target, 'gen')}({arguments})",
+            f"{name} = await scope.enter({self._injector.name(key, 'key')}, start_{name})",
+        ]
         return name
 
     def _depends(self, depends: Depends, place: str) -> str:
-        """`Annotated[T, Depends(f)]`: `f` is called with parameters resolved like a handler's, once for each handler."""
+        """`Annotated[T, Depends(f)]`: `f` is called once for a handler, with parameters resolved like a handler's."""
         target = self._injector.overrides.get(depends.dependency, depends.dependency)
         if target is None:
             return self._injector.problem(f"{place} has Depends() without a function; write Depends(your_function)")
         if depends.use_cache and id(target) in self._made:
             return self._made[id(target)]
         arguments = self.arguments(target, skip=0, where=f"{place} by {name_of(target)}")
-        name = f"d{len(self.lines)}"
-        function = self._injector.name(target, "dep")
         if is_generator(target):
             self.scoped = True
-            opener = self._injector.name(open_generator, "open")
-            self.lines.append(f"{name} = await {opener}(scope, {function}, lambda: {function}({arguments}))")
+            name = self._open(target, target, arguments)
         else:
-            self.lines.append(
-                f"{name} = {'await ' if inspect.iscoroutinefunction(target) else ''}{function}({arguments})"
-            )
+            name, wait = f"d{len(self.lines)}", "await " if is_coroutine_function(target) else ""
+            self.lines.append(f"{name} = {wait}{self._injector.name(target, 'dep')}({arguments})")
         self._made[id(target)] = name
         return name
 
@@ -236,7 +244,7 @@ class Plan:
         if not is_provider(value):
             return self._injector.name(value, "given")
         for provided in self._injector.provided:
-            if provided.provider is value and provided.type in self._injector.overrides:
+            if provided.provider is resolved(value) and provided.type in self._injector.overrides:
                 return self._injector.name(self._injector.overrides[provided.type], "override")
         return self.provider(value, place)
 
@@ -245,7 +253,7 @@ class Plan:
         for inner in walk(provider):
             if inner is not provider and lifetime_of(inner) == "scope":
                 self._injector.problem(_captive(provider, name_of(target_of(inner)), place))
-            if lifetime_of(inner) == "application" and (target := target_of(inner)) is not None:
+            elif (target := target_of(inner)) is not None:
                 self._refuse_open_parameters(inner, target, place)
 
     def _refuse_open_parameters(self, provider: AnyProvider, target: Callable[..., Any], place: str) -> None:
@@ -258,7 +266,7 @@ class Plan:
             if parameter.name in kwargs or parameter.has_default:
                 continue
             if self._injector.builtin_for(parameter.annotation) is not None:
-                self._injector.problem(_captive(provider, _show(parameter.annotation), place))
+                self._injector.problem(_captive(provider, show(parameter.annotation), place))
             else:
                 self._injector.problem(
                     f"{place} gets {name_of(target)}, which lives as long as the application and whose argument "
@@ -266,9 +274,15 @@ class Plan:
                 )
 
 
-async def open_generator(scope: Scope, function: Any, start: Callable[[], Any]) -> Any:
-    """Enter a generator provider: one value for a scope, however many handlers ask for it."""
-    return await scope.enter(function, start)
+def _advice(wanted: Any) -> str:
+    if get_origin(wanted) is get_origin(NextHandler):
+        return (
+            "; only a handler in a list that is not its last gets the next one, by NextHandler[TheRequest, ItsResult]"
+        )
+    return (
+        f", which nothing provides; add a provider to the container: "
+        f"{_attribute(wanted)}: Provides[{show(wanted)}] = providers.Factory(...)"
+    )
 
 
 def _captive(provider: AnyProvider, inner: str, place: str) -> str:
@@ -282,10 +296,6 @@ def _depends_in(annotation: Any) -> Depends | None:
     if get_origin(annotation) is not Annotated:
         return None
     return next((extra for extra in get_args(annotation)[1:] if isinstance(extra, Depends)), None)
-
-
-def _show(wanted: Any) -> str:
-    return wanted.__name__ if isinstance(wanted, type) and not get_args(wanted) else str(wanted).replace("typing.", "")
 
 
 def _attribute(wanted: Any) -> str:

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -122,7 +123,7 @@ class Kernel:
                 result = await body(scope, message)
                 await scope.unit_of_work.prepare()
             if scope.spoiled is not None:
-                raise scope.spoiled
+                raise scope.spoiled  # noqa: TRY301  # it is abandoned like any other error
             # From here on nothing of ours cancels: the outcome must be known.
             await scope.unit_of_work.commit()
         except BaseException as error:
@@ -133,12 +134,12 @@ class Kernel:
 
     async def _abandon(self, scope: Scope, error: BaseException) -> None:
         """Roll back and close; what fails here is logged, since the caller needs to see the first error."""
-        try:
-            await scope.unit_of_work.rollback()
-            await scope.close(error)
-        except Exception as second:  # noqa: BLE001  # whatever a driver or a user's generator raises
-            if second is not error:
-                log.warning("cleanup_failed", error=repr(second), after=repr(error))
+        for step in (scope.unit_of_work.rollback, partial(scope.close, error)):
+            try:
+                await step()
+            except Exception as second:  # noqa: BLE001  # whatever a driver or a user's generator raises
+                if second is not error:
+                    log.warning("cleanup_failed", error=repr(second), after=repr(error))
 
 
 async def _close_after_commit(scope: Scope) -> None:

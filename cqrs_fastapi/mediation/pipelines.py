@@ -77,8 +77,9 @@ class Pipelines:
             raise HandlerNotFoundError(type(request))
         if handling.kind == "command":
             scope.require_writable(f"sent the command {type(request).__name__}")
-        breaker = handling.breaker
-        body = handling.bodies[-1] if breaker is not None and not breaker.closed else handling.bodies[0]
+        body = handling.bodies[0]
+        if handling.breaker is not None:
+            body = _watched(body, handling) if handling.breaker.lets_through() else handling.bodies[1]
         token = enter(Frame(self.kernel, holder()))
         try:
             return await handling.wrapped(_in_scope(body, scope))(request)
@@ -151,7 +152,7 @@ def with_fallback(handling: Handling, primary: Next, fallback: Next) -> Next:
     breaker = handling.breaker
 
     async def call(message: object) -> object:
-        if breaker is not None and not breaker.closed:
+        if breaker is not None and not breaker.lets_through():
             return await fallback(message)
         try:
             result = await primary(message)
@@ -168,6 +169,24 @@ def with_fallback(handling: Handling, primary: Next, fallback: Next) -> Next:
 
 
 _END = object()
+
+
+def _watched(body: Body, handling: Handling) -> Body:
+    """The primary of a Fallback in a nested `send`: its error is the caller's, and the breaker learns how it went."""
+    breaker = handling.breaker
+
+    async def call(scope: Scope, message: object) -> object:
+        try:
+            result = await body(scope, message)
+        except handling.on:
+            if breaker is not None:
+                breaker.failed()
+            raise
+        if breaker is not None:
+            breaker.succeeded()
+        return result
+
+    return call
 
 
 def _in_scope(body: Body, scope: Scope) -> Next:

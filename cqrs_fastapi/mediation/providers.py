@@ -9,9 +9,12 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args, get_ori
 
 from dependency_injector import containers, providers
 
+from cqrs_fastapi.errors import RegistrationError
 from cqrs_fastapi.mediation.signatures import SignatureProblem, read_signature, unwrapped_result
 
 T_co = TypeVar("T_co", covariant=True)
+
+_MAKERS = (providers.Factory, providers.Callable, providers.BaseSingleton, providers.Resource)
 
 Lifetime: TypeAlias = Literal["application", "scope", "call"]
 AnyProvider: TypeAlias = "providers.Provider[Any]"
@@ -45,14 +48,23 @@ def index(container: AnyContainer) -> list[Provided]:
     ]
 
 
+def resolved(provider: AnyProvider) -> AnyProvider:
+    """The provider that stands in for this one, if the container was told so: `container.gateway.override(...)`."""
+    while (other := provider.last_overriding) is not None:
+        provider = other
+    return provider
+
+
 def arguments_of(provider: AnyProvider) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the container itself gives to the provider's target."""
-    return tuple(getattr(provider, "args", ())), dict(getattr(provider, "kwargs", {}))
+    if not isinstance(provider, (*_MAKERS, providers.List)):
+        return (), {}
+    return tuple(provider.args), dict(getattr(provider, "kwargs", {}))
 
 
 def attributes_of(provider: AnyProvider) -> dict[str, Any]:
     """Attributes the container sets on what a Factory makes."""
-    return dict(getattr(provider, "attributes", None) or {})
+    return dict(provider.attributes) if isinstance(provider, providers.Factory) else {}
 
 
 def is_provider(value: object) -> bool:
@@ -69,6 +81,7 @@ def is_generator(target: object) -> bool:
 
 def walk(provider: AnyProvider) -> Iterator[AnyProvider]:
     """The provider and all that its arguments are made of."""
+    provider = resolved(provider)
     yield provider
     args, kwargs = arguments_of(provider)
     for value in (*args, *kwargs.values()):
@@ -84,15 +97,17 @@ def lifetime_of(provider: AnyProvider) -> Lifetime:
 
 
 def target_of(provider: AnyProvider) -> Callable[..., Any] | None:
-    return getattr(provider, "provides", None)
+    """The class or function that makes the value; None for options of a configuration, objects and the like."""
+    # Options of a configuration answer to every attribute, so only those that are known to have a target are asked.
+    return provider.provides if isinstance(provider, _MAKERS) else None
 
 
 def _provided(attribute: str, provider: AnyProvider, declared: Any) -> Provided | None:
     if isinstance(provider, providers.Container | providers.DependenciesContainer | providers.Configuration):
         return None
-    target = target_of(provider)
-    gives = declared if declared is not None else _given_type(provider, target)
-    return None if gives is None else Provided(attribute, gives, provider, target, lifetime_of(provider))
+    gives = declared if declared is not None else _given_type(provider, target_of(provider))
+    stands = resolved(provider)
+    return None if gives is None else Provided(attribute, gives, stands, target_of(stands), lifetime_of(stands))
 
 
 def _given_type(provider: AnyProvider, target: Any) -> Any:
@@ -115,7 +130,18 @@ def _declared_types(container: AnyContainer) -> dict[str, Any]:
     for parent in reversed(cls.__mro__):
         if not parent.__dict__.get("__annotations__"):
             continue
-        for attribute, hint in get_type_hints(parent).items():
+        for attribute, hint in _hints_of(parent).items():
             if get_origin(hint) is Provides:
                 found[attribute] = get_args(hint)[0]
     return found
+
+
+def _hints_of(container: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(container)
+    except NameError as error:
+        problem = (
+            f"{container.__name__} has an annotation that cannot be read at run time ({error}): import the type "
+            f"outside of `if TYPE_CHECKING:`, at module level"
+        )
+        raise RegistrationError([problem]) from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -55,6 +56,7 @@ class Scope:
         "_exits",
         "_mediator",
         "_opened",
+        "_opening",
         "kernel",
         "read_only",
         "spoiled",
@@ -69,6 +71,7 @@ class Scope:
         self._closed = False
         self._exits: AsyncExitStack | None = None
         self._opened: dict[object, Any] = {}
+        self._opening: dict[object, asyncio.Lock] = {}
         self._mediator: RequestMediator | None = None
         self._event_mediator: EventMediator | None = None
 
@@ -86,16 +89,24 @@ class Scope:
             self._event_mediator = self.kernel.event_mediator_of(self)
         return self._event_mediator
 
-    async def enter(self, function: object, start: Callable[[], Any]) -> Any:
-        """The value of a generator function: opened once in this scope, closed with it, last in, first out."""
-        if function not in self._opened:
-            if self._exits is None:
-                self._exits = AsyncExitStack()
-            if inspect.isasyncgenfunction(function):
-                self._opened[function] = await self._exits.enter_async_context(asynccontextmanager(start)())
-            else:
-                self._opened[function] = self._exits.enter_context(contextmanager(start)())
-        return self._opened[function]
+    async def enter(self, key: object, start: Callable[[], Awaitable[Any]]) -> Any:
+        """The value of the generator that `start` gives: opened once in this scope, closed with it, last in, first out.
+
+        Handlers of one scope that run at the same time wait for the one that opens it.
+        """
+        if key not in self._opened:
+            async with self._opening.setdefault(key, asyncio.Lock()):
+                if key not in self._opened:
+                    self.require_open()
+                    self._opened[key] = await self._open(await start())
+        return self._opened[key]
+
+    async def _open(self, generator: Any) -> Any:
+        if self._exits is None:
+            self._exits = AsyncExitStack()
+        if inspect.isasyncgen(generator):
+            return await self._exits.enter_async_context(asynccontextmanager(lambda: generator)())
+        return self._exits.enter_context(contextmanager(lambda: generator)())
 
     async def send(self, request: Request[R], /) -> R:
         """Have a request answered in this scope; committed when the scope ends."""

@@ -54,6 +54,14 @@ def read_signature(target: Callable[..., object]) -> Signature:
     return Signature(parameters, hints.get("return"), "return" in hints)
 
 
+def is_coroutine_function(target: object) -> bool:
+    """Whether calling it gives something to await: an async function, or an object with an async `__call__`."""
+    called = (
+        target if inspect.isroutine(target) or isinstance(target, type) else getattr(type(target), "__call__", None)
+    )  # noqa: B004  # its async-ness is asked, not whether there is one
+    return inspect.iscoroutinefunction(called)
+
+
 def unwrapped_result(returns: Any) -> Any:
     """`T` of `Iterator[T]`, `AsyncIterator[T]` and generators; anything else as it is."""
     if get_origin(returns) in _ITERATORS:

@@ -31,7 +31,8 @@ class Event(BaseModel):
     the version to 1; an event without a topic (and without a route) is never sent to a broker.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # JSON has no NaN and no infinity; as strings they can be read again.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
     __event__: ClassVar[EventDefinition]
 
@@ -43,12 +44,15 @@ class Event(BaseModel):
         topic: str | None = None,
         **config: Unpack[ConfigDict],
     ) -> None:
-        super().__init_subclass__(**config)
+        if config:  # pydantic has taken those it knows
+            unknown = ", ".join(config)
+            raise TypeError(f"{cls.__name__}: unknown class argument {unknown}; there are name, version and topic")
+        super().__init_subclass__()
         cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **arguments: Any) -> None:
-        """pydantic repeats the class arguments here; `__init_subclass__` has already used them."""
+        """Pydantic repeats the class arguments here; `__init_subclass__` has already used them."""
 
 
 class NotificationEvent(Event):

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
 from typing import Any, TypeVar
-from uuid import UUID
 
 import structlog
 from dependency_injector import providers
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.brokers.broker import Broker
-from cqrs_fastapi.errors import ConfigurationError, NotRunningError, UnavailableError
+from cqrs_fastapi.errors import NotRunningError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.event_mediator import EventMediator
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
-from cqrs_fastapi.messages.forms import kind_of
 from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.assembly import Blueprint
 from cqrs_fastapi.runtime.container import CqrsContainer

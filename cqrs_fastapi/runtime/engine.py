@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.injection import Injector
 from cqrs_fastapi.mediation.kernel import Kernel, UnitLimits
 from cqrs_fastapi.mediation.pipelines import Handling
-from cqrs_fastapi.mediation.providers import index, is_resource
+from cqrs_fastapi.mediation.providers import index
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
@@ -40,6 +41,8 @@ from cqrs_fastapi.runtime.health import Check, Readiness
 from cqrs_fastapi.runtime.supervisor import WorkerState
 from cqrs_fastapi.runtime.topics import TopicCreator
 from cqrs_fastapi.runtime.worker import Worker
+from cqrs_fastapi.scheduling.retention import retention_job
+from cqrs_fastapi.scheduling.scheduler import Scheduler
 from cqrs_fastapi.settings import Settings, WorkerName
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.unit_of_work.drafts import Limits
@@ -55,13 +58,14 @@ class Engine:
 
     def __init__(self, container: Any, blueprint: Blueprint, overrides: Mapping[Any, Any]) -> None:
         self._container = container
-        self._blueprint = blueprint
         self._overrides = overrides
         self.settings: Settings = container.settings()
         self.clock: Clock = container.clock()
         self.ids: IdFactory = container.ids()
         self.database: Database = container.database()
         self.broker: Broker = container.broker()
+        jobs = (*blueprint.jobs, retention_job(self.database, self.settings))
+        self._blueprint = replace(blueprint, jobs=jobs)
         self.draining = False
         self._schema_checked = False
         self._resources_started = False
@@ -135,7 +139,7 @@ class Engine:
         if name == "consumer":
             group = self.settings.service
             return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
-        return self._scheduler()
+        return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 
     def topic_creator(self) -> Worker:
         topics = sorted({*self.topics_consumed(), *self._topics_produced()}) if self.settings.create_topics else []
@@ -147,7 +151,9 @@ class Engine:
 
     async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
         """Database, broker and workers, asked at once."""
-        found = await asyncio.gather(self._check("database", self._ping_database), self._check("broker", self.broker.ping))
+        found = await asyncio.gather(
+            self._check("database", self._ping_database), self._check("broker", self.broker.ping)
+        )
         workers = [Check(state.name, state.status == "running", state.status) for state in states]
         checks = (*found, *workers)
         return Readiness(ready=not self.draining and all(check.ok for check in checks), checks=checks)
@@ -200,9 +206,6 @@ class Engine:
             partition = f"{message.topic}/{message.partition}"
             now = self.clock.now()
             advance(connection, self.database.tables, handling.consumer, partition, int(position), now)
-
-    def _scheduler(self) -> Worker:
-        raise NotImplementedError
 
     async def _check(self, name: str, ping: Any) -> Check:
         try:

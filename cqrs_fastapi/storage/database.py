@@ -47,7 +47,7 @@ class Database:
     def __init__(
         self, settings: Settings, *, metadata: MetaData | None = None, engine: AsyncEngine | None = None
     ) -> None:
-        """`metadata` receives the tables. `engine`, not used before, replaces the one made of the settings; `close` closes it."""
+        """`metadata` receives the tables. A fresh `engine` replaces the one made of the settings; `close` closes it."""
         given = settings.database_url if engine is None else engine.url.render_as_string(hide_password=False)
         url = checked_url(given)
         self.dialect: Dialect = dialect_of(url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -50,7 +49,7 @@ class SqliteBackend:
         require_usable_file(self._url)
         if self._running is None:
             with before_commit():
-                await asyncio.to_thread(self._write_ahead)
+                await asyncio.to_thread(_set_write_ahead, self._url.database or "")
             self._running = _Threads(self._sync_url)
 
     async def close(self) -> None:
@@ -85,17 +84,6 @@ class SqliteBackend:
                 return work(connection)
         finally:
             engine.dispose()
-
-    def _write_ahead(self) -> None:
-        """The mode is kept in the file. While it changes, SQLite does not wait for others; so this does."""
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                return _set_write_ahead(self._url.database or "")
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
 
 
 class _Threads:
@@ -158,6 +146,7 @@ def _begin_immediate(connection: Connection) -> None:
 
 
 def _set_write_ahead(file: str) -> None:
+    """Once per file, which remembers it; a connection that others keep from it waits its turn."""
     connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None)
     try:
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()

@@ -13,8 +13,8 @@ from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
-from cqrs_fastapi.outbox.rows import row_of
 from cqrs_fastapi.outbox.routing import Routing
+from cqrs_fastapi.outbox.rows import row_of
 from cqrs_fastapi.storage.tables import Tables
 
 

@@ -37,8 +37,7 @@ class JsonTextMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        checked = scope["type"] == "http" and _is_json(scope)
-        await self.app(scope, _checked(receive) if checked else receive, send)
+        await self.app(scope, _checked(scope, receive) if scope["type"] == "http" else receive, send)
 
 
 class TextCheck:
@@ -52,8 +51,6 @@ class TextCheck:
     def is_sound(self, chunk: bytes, *, more: bool) -> bool:
         if b"\x00" in chunk:
             return False
-        if not self._rest and b"\\" not in chunk and b"\xed" not in chunk:
-            return True
         text = self._rest + chunk
         self._rest = b""
         for escape in _ESCAPE.finditer(text):
@@ -65,15 +62,19 @@ class TextCheck:
         return True
 
 
-def _checked(receive: Receive) -> Receive:
-    check = TextCheck()
+def _checked(scope: Scope, receive: Receive) -> Receive:
+    check: TextCheck | None = None
 
     async def checked() -> Message:
+        nonlocal check
         message = await receive()
-        if message["type"] == "http.request" and not check.is_sound(
-            message.get("body", b""), more=message.get("more_body", False)
-        ):
-            raise MalformedTextError
+        if message["type"] == "http.request":
+            chunk = message.get("body", b"")
+            # Most bodies have none of these bytes, and need not even be asked whether they are JSON.
+            if check is None and (b"\\" in chunk or b"\xed" in chunk or b"\x00" in chunk) and _is_json(scope):
+                check = TextCheck()
+            if check is not None and not check.is_sound(chunk, more=message.get("more_body", False)):
+                raise MalformedTextError
         return message
 
     return checked

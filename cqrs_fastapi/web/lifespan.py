@@ -110,7 +110,7 @@ class _Run:
         await self._send(message)
 
     async def _start_workers(self) -> None:
-        """Those that did start are drained; the error then goes through the app's lifespan and ends in startup.failed."""
+        """Those that did start are drained; the error then goes through the app's lifespan to startup.failed."""
         self._working = True
         try:
             await self._runs.start_workers()

@@ -9,16 +9,16 @@ from pydantic import Field
 
 from cqrs_fastapi import Aggregate, Event, applies
 
-Line = Annotated[str, Field(min_length=1, max_length=200)]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a parcel is sent."""
 
-    recipient: Line
-    street: Line
-    city: Line
+    recipient: Text
+    street: Text
+    city: Text
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 
 

@@ -27,6 +27,8 @@ class OrderPolicy:
 
     def check(self, lines: Sequence[OrderLine]) -> None:
         """Raises OrderRefusedError, with what to do instead."""
+        if not lines:
+            raise OrderRefusedError("an order has at least one line; say what is wanted, and how much of it")
         if len(lines) > self.max_lines:
             raise OrderRefusedError(f"an order has at most {self.max_lines} lines, not {len(lines)}; split it")
         if len({line.product_id for line in lines}) < len(lines):
@@ -52,17 +54,16 @@ class Order(Aggregate, category="order"):
 
     def require_placed(self) -> None:
         """Raises OrderStateError unless the order waits for its payment."""
-        if self.status != "placed" or self.ship_to is None:
-            raise OrderStateError(self.id, status=self.status, wanted="placed")
+        self._destination()
 
     def pay(self, authorization: str) -> None:
-        """Raises OrderStateError unless the order waits for its payment."""
-        if self.status != "placed" or self.ship_to is None:
-            raise OrderStateError(self.id, status=self.status, wanted="placed")
-        paid = OrderPaid(
-            order_id=self.id, amount=self.total, authorization=authorization, lines=self.lines, ship_to=self.ship_to
+        """The money is reserved, and the goods may go. Raises OrderStateError unless the order waits for this."""
+        ship_to = self._destination()
+        self.record(
+            OrderPaid(
+                order_id=self.id, amount=self.total, authorization=authorization, lines=self.lines, ship_to=ship_to
+            )
         )
-        self.record(paid)
 
     def cancel(self, reason: str) -> None:
         """Raises OrderStateError once it is paid."""
@@ -76,6 +77,12 @@ class Order(Aggregate, category="order"):
         if self.status != "paid":
             raise OrderStateError(self.id, status=self.status, wanted="paid")
         self.record(OrderShipped(order_id=self.id, tracking=tracking))
+
+    def _destination(self) -> Address:
+        """Of an order that waits for its payment; it has had an address from the start."""
+        if self.status != "placed" or self.ship_to is None:
+            raise OrderStateError(self.id, status=self.status, wanted="placed")
+        return self.ship_to
 
     @applies
     def on_placed(self, event: OrderPlaced) -> None:

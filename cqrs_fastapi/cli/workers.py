@@ -1,0 +1,67 @@
+"""Workers as processes of their own, beside an application that does not run them (`CQRS_RUN_IN_APP=`)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from cqrs_fastapi.cli.health_server import serving_health
+from cqrs_fastapi.cli.signals import stop_by_signal
+from cqrs_fastapi.cli.target import Target, load
+from cqrs_fastapi.errors import ConfigurationError
+from cqrs_fastapi.runtime.application import Application
+from cqrs_fastapi.settings import WorkerName
+
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Serve /health and /health/live on this port.", show_default=False)
+]
+Host = Annotated[str, typer.Option(help="The address to serve on; 0.0.0.0 where probes come from outside.")]
+
+_IN_PROCESS = {
+    "relay": "a relay on memory:// in its own process would send to nobody",
+    "consumer": "a consumer on memory:// in its own process would receive nothing",
+}
+
+
+def relay(target: Target, port: Port = None, host: Host = "127.0.0.1") -> None:
+    """Send what waits in the outbox, until SIGTERM. Several may run at once."""
+    asyncio.run(run_worker(load(target), "relay", host, port))
+
+
+def consume(target: Target, port: Port = None, host: Host = "127.0.0.1") -> None:
+    """Give received events to the durable handlers and projections, until SIGTERM. Several may run at once."""
+    asyncio.run(run_worker(load(target), "consumer", host, port))
+
+
+def schedule(target: Target, port: Port = None, host: Host = "127.0.0.1") -> None:
+    """Run the periodic jobs, until SIGTERM. Several may run at once: each tick has its effect once."""
+    asyncio.run(run_worker(load(target), "scheduler", host, port))
+
+
+async def run_worker(application: Application, worker: WorkerName, host: str, port: int | None) -> None:
+    """Run one worker until a signal comes; then it may finish what it holds, for at most `drain_timeout`.
+
+    ConfigurationError before anything has run. Readiness is served until the worker has stopped.
+    """
+    _refuse_lonely(application, worker)
+    with stop_by_signal() as stop:
+        await application.open()
+        try:
+            async with serving_health(application, host, port):
+                await application.start_workers((worker,))
+                try:
+                    await stop.wait()
+                finally:
+                    await application.stop_workers()
+        finally:
+            await application.close()
+
+
+def _refuse_lonely(application: Application, worker: WorkerName) -> None:
+    if worker in _IN_PROCESS and application.broker.in_process:
+        raise ConfigurationError(
+            f"{_IN_PROCESS[worker]}: let the application run it (CQRS_RUN_IN_APP), or set CQRS_BROKER_URL to a broker "
+            "that both can reach, for instance kafka://host:9092"
+        )

@@ -1,0 +1,32 @@
+"""Notes for the auditors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import structlog
+
+from cqrs_fastapi import Metadata
+from example_app.application.ports import AuditTrail
+
+log = structlog.get_logger("example_app.audit")
+
+
+class Notes:
+    """Sentences in the making; implements AuditTrail."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
+def audit_trail(metadata: Metadata) -> Iterator[AuditTrail]:
+    """One for each message. After the commit this goes on behind the `yield`; a failure is raised there instead, and
+    the notes of what never happened are dropped.
+    """
+    notes = Notes()
+    yield notes
+    for sentence in notes.sentences:
+        log.debug("audited", sentence=sentence, correlation_id=metadata.correlation_id, user=metadata.user)
