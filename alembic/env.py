@@ -15,10 +15,10 @@ from collections.abc import MutableMapping
 from logging.config import fileConfig
 from typing import Any
 
+from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 
-from alembic import context
 from cqrs_fastapi import migrations
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database

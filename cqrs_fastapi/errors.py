@@ -5,6 +5,8 @@ CqrsError
  │   ├─ RegistrationError         several wrong registrations, numbered in one message
  │   ├─ MissingExtraError         an optional dependency is not installed
  │   ├─ SchemaBehindError         the database is not at the head of the migrations
+ │   │   └─ SchemaAheadError      newer code has migrated it
+ │   ├─ SchemaMismatchError       the tables are not what the migrations make
  │   └─ NotRunningError           used before start or after stop
  ├─ MessageError                  a message that cannot be understood
  │   ├─ UnknownMessageError

@@ -15,6 +15,16 @@ from cqrs_fastapi.mediation.signatures import SignatureProblem, read_signature, 
 T_co = TypeVar("T_co", covariant=True)
 
 _MAKERS = (providers.Factory, providers.Callable, providers.BaseSingleton, providers.Resource)
+_COMPOSED = (
+    providers.Selector,
+    providers.List,
+    providers.Dict,
+    providers.ProvidedInstance,
+    providers.AttributeGetter,
+    providers.ItemGetter,
+    providers.MethodCaller,
+)
+"""What the container itself puts together of other providers, anew at each use."""
 
 Lifetime: TypeAlias = Literal["application", "scope", "call"]
 AnyProvider: TypeAlias = "providers.Provider[Any]"
@@ -93,7 +103,7 @@ def lifetime_of(provider: AnyProvider) -> Lifetime:
     """Factories and callables make a value for each use; of a generator function, one for each scope."""
     if isinstance(provider, providers.Factory | providers.Callable):
         return "scope" if is_generator(target_of(provider)) else "call"
-    return "application"
+    return "call" if isinstance(provider, _COMPOSED) else "application"
 
 
 def target_of(provider: AnyProvider) -> Callable[..., Any] | None:
@@ -128,7 +138,7 @@ def _declared_types(container: AnyContainer) -> dict[str, Any]:
     cls = getattr(container, "declarative_parent", None) or type(container)
     found: dict[str, Any] = {}
     for parent in reversed(cls.__mro__):
-        if not parent.__dict__.get("__annotations__"):
+        if not inspect.get_annotations(parent):
             continue
         for attribute, hint in _hints_of(parent).items():
             if get_origin(hint) is Provides:

@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class RequestMediator:
-    """The application's mediator opens a unit of work for each `send`; the one injected into a handler joins its own."""
+    """The application's own opens a unit of work for each `send`; the one injected into a handler joins its own."""
 
     __slots__ = ("_kernel", "_scope", "_sends")
 

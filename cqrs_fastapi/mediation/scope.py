@@ -132,6 +132,11 @@ class Scope:
         if self.spoiled is None:
             self.spoiled = error
 
+    def require_unspoiled(self) -> None:
+        """Raise the error of the nested message that failed, if one did."""
+        if self.spoiled is not None:
+            raise self.spoiled
+
     async def close(self, error: BaseException | None) -> None:
         """Close what generators opened, telling them how it ended."""
         self._closed = True

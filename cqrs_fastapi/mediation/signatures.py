@@ -47,7 +47,7 @@ def read_signature(target: Callable[..., object]) -> Signature:
         raise SignatureProblem(f"{name_of(target)} has no signature that can be read: {error}") from None
     hints = _hints(target)
     parameters = tuple(
-        _parameter(target, parameter, hints)
+        _parameter(parameter, hints)
         for parameter in signature.parameters.values()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     )
@@ -56,9 +56,7 @@ def read_signature(target: Callable[..., object]) -> Signature:
 
 def is_coroutine_function(target: object) -> bool:
     """Whether calling it gives something to await: an async function, or an object with an async `__call__`."""
-    called = (
-        target if inspect.isroutine(target) or isinstance(target, type) else getattr(type(target), "__call__", None)
-    )  # noqa: B004  # its async-ness is asked, not whether there is one
+    called = target if inspect.isroutine(target) or isinstance(target, type) else _call_of(target)
     return inspect.iscoroutinefunction(called)
 
 
@@ -69,7 +67,7 @@ def unwrapped_result(returns: Any) -> Any:
     return returns
 
 
-def _parameter(target: object, parameter: inspect.Parameter, hints: dict[str, Any]) -> Parameter:
+def _parameter(parameter: inspect.Parameter, hints: dict[str, Any]) -> Parameter:
     has_default = parameter.default is not parameter.empty
     return Parameter(
         parameter.name,
@@ -100,8 +98,12 @@ def _function_of(target: Any) -> Callable[..., object] | None:
     if inspect.isroutine(target):
         function: Callable[..., object] = inspect.unwrap(target)
         return function
-    method: Callable[..., object] | None = getattr(type(target), "__call__", None)
-    return method
+    return _call_of(target)
+
+
+def _call_of(target: object) -> Callable[..., object] | None:
+    """What runs when an object of the user's is called."""
+    return inspect.getattr_static(type(target), "__call__", None)
 
 
 def _closure_of(function: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from cqrs_fastapi.storage.tables import Tables
 
 
 def advance(
-    connection: Connection, tables: Tables, projection: str, partition: str, position: int, now: datetime
+    connection: Connection, tables: Tables, projection: str, partition: str, position: int, *, now: datetime
 ) -> None:
     """Raise the checkpoint of one partition; it never goes back."""
     checkpoints = tables.checkpoints

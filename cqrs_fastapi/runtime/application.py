@@ -51,9 +51,9 @@ class Application:
         """Nothing is read, opened or checked here. `settings` and `broker` replace the container's."""
         self.container: Any = container if container is not None else CqrsContainer()
         if settings is not None:
-            self.container.settings.override(providers.Object(settings))
+            self.container.providers["settings"].override(providers.Object(settings))
         if broker is not None:
-            self.container.broker.override(providers.Object(broker))
+            self.container.providers["broker"].override(providers.Object(broker))
         self.requests = RequestMap()
         self.events = EventMap()
         self.projections = ProjectionMap()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.repository import Repository
@@ -89,7 +89,7 @@ def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) 
         if issubclass(cls, Aggregate):
             found.update(dict.fromkeys(cls.__folds__))
         elif kind_of(cls) is None:
-            found[cls] = None
+            found[cast("type[AnyEvent]", cls)] = None
     return [event_type for event_type in found if _is_event(event_type, problems)]
 
 

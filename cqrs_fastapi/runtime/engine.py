@@ -120,8 +120,7 @@ class Engine:
         try:
             yield scope
             await scope.unit_of_work.prepare()
-            if scope.spoiled is not None:
-                raise scope.spoiled
+            scope.require_unspoiled()
             await self.kernel.own(scope.unit_of_work.commit())
         except BaseException as error:
             await scope.unit_of_work.rollback()
@@ -166,7 +165,7 @@ class Engine:
         for handling in self.kernel.pipelines.durable.get(type(event), ()):
             try:
                 await handlings.take_in(handling, Envelope(event, known))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # the first is raised when all handlers have been tried
                 errors.append(error)
         if errors:
             raise errors[0]
@@ -205,7 +204,7 @@ class Engine:
         if handling.consumer in self._blueprint.projections.names() and position is not None and position.isdigit():
             partition = f"{message.topic}/{message.partition}"
             now = self.clock.now()
-            advance(connection, self.database.tables, handling.consumer, partition, int(position), now)
+            advance(connection, self.database.tables, handling.consumer, partition, int(position), now=now)
 
     async def _check(self, name: str, ping: Any) -> Check:
         try:

@@ -102,7 +102,7 @@ class UnitOfWork:
         return self._aggregates.get(stream)
 
     def join(self, work: Work, /) -> None:
-        """Run `work` in the transaction of the commit, before the events are appended; its error rolls everything back."""
+        """Run `work` in the commit's transaction, before the events are appended; its error rolls everything back."""
         self._joined.append(work)
 
     async def read(self, work: Callable[[Connection], T], /) -> T:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-
-import structlog
 
 from cqrs_fastapi import Metadata
 from example_app.application.ports import AuditTrail
 
-log = structlog.get_logger("example_app.audit")
+log = logging.getLogger("example_app.audit")
 
 
 class Notes:
@@ -29,4 +28,4 @@ def audit_trail(metadata: Metadata) -> Iterator[AuditTrail]:
     notes = Notes()
     yield notes
     for sentence in notes.sentences:
-        log.debug("audited", sentence=sentence, correlation_id=metadata.correlation_id, user=metadata.user)
+        log.info("%s [%s]", sentence, metadata.correlation_id)

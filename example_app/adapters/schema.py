@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from cqrs_fastapi import UnavailableError
-from cqrs_fastapi.errors import SchemaBehindError
+from cqrs_fastapi import ConfigurationError, UnavailableError
 from cqrs_fastapi.storage.database import Database
 from example_app.adapters.tables import metadata
 
@@ -22,29 +20,28 @@ SCRIPTS = Path(__file__).parents[2] / "alembic"
 
 
 @dataclass(frozen=True, slots=True)
-class ReadModelSchema:
+class ShopSchema:
     """The revision of the tables when the application started; None if the database did not answer then."""
 
     revision: str | None
 
 
-async def read_model_schema(database: Database) -> AsyncIterator[ReadModelSchema]:
+async def shop_schema(database: Database) -> ShopSchema:
     """On SQLite, where nobody runs a migration by hand, run the chain of `alembic upgrade head`; elsewhere only look.
 
     It comes before the first message, in the web application and in every worker that runs as a process of its own.
-    Raises SchemaBehindError.
+    Raises ConfigurationError, with what to run.
     """
     if database.dialect == "sqlite":
         async with database.engine.begin() as connection:
-            yield ReadModelSchema(await connection.run_sync(upgrade))
-        return
+            await connection.run_sync(upgrade)
     try:
-        yield ReadModelSchema(await database.read(require_head))
+        return ShopSchema(await database.read(require_head))
     except UnavailableError:
-        yield ReadModelSchema(None)
+        return ShopSchema(None)
 
 
-def upgrade(connection: Connection) -> str:
+def upgrade(connection: Connection) -> None:
     """The same revisions and the same version table as those of the command line, in the connection's transaction."""
     scripts = _scripts()
 
@@ -54,16 +51,17 @@ def upgrade(connection: Connection) -> str:
     with EnvironmentContext(Config(), scripts, fn=steps) as environment:
         environment.configure(connection=connection, target_metadata=metadata)
         environment.run_migrations()
-    return require_head(connection)
 
 
-def require_head(connection: Connection) -> str:
+def require_head(connection: Connection) -> str | None:
     """The newest revision, if the tables are there."""
-    expected = _scripts().get_current_head() or ""
+    expected = _scripts().get_current_head()
     found = MigrationContext.configure(connection).get_current_revision()
     if found != expected:
-        raise SchemaBehindError(found=found, expected=expected)
-    return expected
+        raise ConfigurationError(
+            f"the shop's tables are at revision {found}, the code expects {expected}; run: alembic upgrade head"
+        )
+    return found
 
 
 def _scripts() -> ScriptDirectory:

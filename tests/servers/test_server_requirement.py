@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tools.servers import NAMES, Servers
 
 ROOT = Path(__file__).parents[2]
 USES_EVERYTHING = """
@@ -33,8 +36,11 @@ USES_NOTHING = "def test_nothing(): ..."
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(tmp_path)
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run(tmp_path)
+    yield made
+    for name in NAMES:
+        Servers(made.state, {}).stop(name)
 
 
 class Run:

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
 
-from alembic import command
 from cqrs_fastapi import migrations
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage import schema
