@@ -22,9 +22,10 @@ from sqlalchemy import Connection, MetaData
 from cqrs_fastapi import migrations
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
+from example_app.adapters.tables import metadata
 
-# The application's tables. An application that has some imports its own MetaData here instead.
-target_metadata = MetaData()
+# The application's tables. Your own application imports its own MetaData here instead.
+target_metadata: MetaData = metadata
 
 
 def include_name(name: str | None, kind: str, parents: MutableMapping[Any, Any]) -> bool:

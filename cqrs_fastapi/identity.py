@@ -9,6 +9,8 @@ from uuid import UUID
 
 _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
 _RANDOM_BITS = (1 << 62) - 1
+_TAKEN = 8
+_IN_STORE = 128 * _TAKEN
 
 
 class IdFactory(Protocol):
@@ -23,15 +25,27 @@ class Uuid7Factory:
     More than 4096 identifiers in one millisecond borrow from the next one, as RFC 9562 section 6.2 allows.
     """
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_pid", "_random")
 
     def __init__(self) -> None:
         self._last = 0
+        self._pid = 0
+        self._random = b""
 
     def __call__(self) -> UUID:
         # The sequence lives in the low 12 bits of one growing number of (millisecond << 12).
         tick = time.time_ns() // 1_000_000 << 12
         self._last = tick = tick if tick > self._last else self._last + 1
-        # The system's generator is read for each identifier: a fork therefore never repeats its parent's.
-        random = int.from_bytes(os.urandom(8), "little") & _RANDOM_BITS
+        random = int.from_bytes(self._random_bytes(), "little") & _RANDOM_BITS
         return UUID(int=(tick >> 12 << 80) | ((tick & 0xFFF) << 64) | random | _VERSION_AND_VARIANT)
+
+    def _random_bytes(self) -> bytes:
+        """Eight bytes of the system's generator, of which many are read at once: each read gives the thread away.
+
+        A fork would repeat what its parent has in store, so it reads its own.
+        """
+        pid = os.getpid()
+        if len(self._random) < _TAKEN or pid != self._pid:
+            self._random, self._pid = os.urandom(_IN_STORE), pid
+        taken, self._random = self._random[-_TAKEN:], self._random[:-_TAKEN]
+        return taken

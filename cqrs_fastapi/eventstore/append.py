@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert
 
 from cqrs_fastapi.errors import ConcurrencyError
 from cqrs_fastapi.eventstore.expected_version import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, describe
 from cqrs_fastapi.eventstore.records import SiblingRows, StreamAppend
-from cqrs_fastapi.storage.dialects import upsert
+from cqrs_fastapi.eventstore.statements import statements_for
 from cqrs_fastapi.storage.tables import Tables
 
 
@@ -34,7 +34,7 @@ def append(
         versions[wanted.stream] = _advance(connection, tables, wanted, tenant)
     rows = [row for wanted in appends for row in _rows(wanted, versions[wanted.stream], tenant, now)]
     if rows:
-        connection.execute(insert(tables.events), rows)
+        connection.execute(statements_for(connection, tables).insert_events, rows)
     for sibling in siblings:
         if sibling.rows:
             connection.execute(insert(sibling.table), list(sibling.rows))
@@ -43,9 +43,9 @@ def append(
 
 def current_version(connection: Connection, tables: Tables, stream: str, *, tenant: str) -> int:
     """The version of the last event; 0 for a stream that does not exist."""
-    streams = tables.streams
-    query = select(streams.c.version).where(streams.c.tenant == tenant, streams.c.stream == stream)
-    return connection.execute(query).scalar() or 0
+    statement = statements_for(connection, tables).version
+    version: int | None = connection.execute(statement, {"of_tenant": tenant, "of_stream": stream}).scalar()
+    return version or 0
 
 
 def _advance(connection: Connection, tables: Tables, wanted: StreamAppend, tenant: str) -> int:
@@ -79,23 +79,18 @@ def _create(connection: Connection, tables: Tables, wanted: StreamAppend, tenant
         "category": wanted.category,
         "version": len(wanted.events),
     }
-    statement = upsert(connection, tables.streams).on_conflict_do_nothing().returning(tables.streams.c.version)
-    return connection.execute(statement, values).scalar()
+    version: int | None = connection.execute(statements_for(connection, tables).create, values).scalar()
+    return version
 
 
 def _raise_version(
     connection: Connection, tables: Tables, wanted: StreamAppend, tenant: str, exact: int | None
 ) -> int | None:
-    streams = tables.streams
-    statement = (
-        update(streams)
-        .where(streams.c.tenant == tenant, streams.c.stream == wanted.stream)
-        .values(version=streams.c.version + len(wanted.events))
-        .returning(streams.c.version)
-    )
-    if exact is not None:
-        statement = statement.where(streams.c.version == exact)
-    return connection.execute(statement).scalar()
+    statements = statements_for(connection, tables)
+    values: dict[str, Any] = {"of_tenant": tenant, "of_stream": wanted.stream, "added": len(wanted.events)}
+    if exact is None:
+        return connection.execute(statements.raise_any, values).scalar()
+    return connection.execute(statements.raise_exact, {**values, "exact": exact}).scalar()
 
 
 def _rows(wanted: StreamAppend, last: int, tenant: str, now: datetime) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from cqrs_fastapi.dead_letters.parking import Reason
 from cqrs_fastapi.errors import MessageError, UnavailableError
 from cqrs_fastapi.inbox.claims import settled
 from cqrs_fastapi.inbox.envelope import message_id_of, open_envelope
-from cqrs_fastapi.inbox.handling import Handlings
+from cqrs_fastapi.inbox.handling import Handlings, wait_for
 from cqrs_fastapi.messages.registry import EventRegistry
 
 log = structlog.get_logger("cqrs_fastapi")
@@ -105,27 +105,23 @@ class Consumer:
     async def _lane(self, lane: list[IncomingMessage], known: set[tuple[str, object]]) -> list[IncomingMessage]:
         finished: list[IncomingMessage] = []
         for message in lane:
-            if self._stop.is_set():
+            if self._stop.is_set() or not await self._settle(message, known):
                 break
-            await self._settle(message, known)
             finished.append(message)
         return finished
 
-    async def _settle(self, message: IncomingMessage, known: set[tuple[str, object]]) -> None:
-        """Settle one message for every handler, one after the other."""
+    async def _settle(self, message: IncomingMessage, known: set[tuple[str, object]]) -> bool:
+        """Settle one message for every handler, one after the other; False if it was time to stop before that."""
         try:
             envelope = open_envelope(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
         except MessageError as error:
-            await self.handlings.park(self.group, message, Reason.of(error), attempts=0)
-            return
+            return await self.handlings.park(self.group, message, Reason.of(error), 0, self._stop)
         pipelines = self.handlings.kernel.pipelines
         for handling in pipelines.durable.get(type(envelope.event), ()):
-            if (handling.consumer, envelope.metadata.message_id) not in known:
-                await self.handlings.settle(handling, envelope, message)
+            new = (handling.consumer, envelope.metadata.message_id) not in known
+            if new and not await self.handlings.settle(handling, envelope, message, self._stop):
+                return False
+        return True
 
     async def _sleep(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        except TimeoutError:
-            return
+        await wait_for(self._stop, seconds)

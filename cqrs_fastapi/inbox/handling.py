@@ -29,6 +29,15 @@ AlsoWrite = Callable[[Connection, Handling, IncomingMessage], None]
 """More rows for the transaction of an effect: a projection's checkpoint."""
 
 
+async def wait_for(stop: asyncio.Event, seconds: float) -> None:
+    """A pause that ends early when it is time to stop."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
 @dataclass(frozen=True, slots=True)
 class Handlings:
     """The inbox at work. `also_write` runs in the transaction of each effect."""
@@ -38,8 +47,10 @@ class Handlings:
     settings: Settings
     also_write: AlsoWrite
 
-    async def settle(self, handling: Handling, envelope: Envelope, message: IncomingMessage) -> None:
-        """Return when this handler has settled the message.
+    async def settle(
+        self, handling: Handling, envelope: Envelope, message: IncomingMessage, stop: asyncio.Event
+    ) -> bool:
+        """True when this handler has settled the message, False if `stop` was set between two attempts.
 
         A handler's own error is tried again with growing pauses up to `handler_attempts` times, in place, so that
         order is kept; then the message is parked. A database that is away is waited for without counting.
@@ -47,20 +58,22 @@ class Handlings:
         attempts = 0
         while True:
             try:
-                return await self._attempt(handling, envelope, message)
+                await self._attempt(handling, envelope, message)
             except AlreadySettledError:
-                return
+                return True
             except (UnavailableError, UnknownOutcomeError) as error:
                 # Nothing was written, or it is unknown: the claim of the next attempt finds out.
-                await self._pause(attempts + 1, handling, error)
+                await self._pause(attempts + 1, handling, error, stop)
             except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, kept with the message
                 attempts += 1
                 if attempts >= self.settings.handler_attempts:
-                    await self.park(
-                        handling.consumer, message, Reason.of(error), attempts, envelope.metadata.message_id
-                    )
-                    return
-                await self._pause(attempts, handling, error)
+                    reason, message_id = Reason.of(error), envelope.metadata.message_id
+                    return await self.park(handling.consumer, message, reason, attempts, stop, message_id)
+                await self._pause(attempts, handling, error, stop)
+            else:
+                return True
+            if stop.is_set():
+                return False
 
     async def take_in(self, handling: Handling, envelope: Envelope) -> None:
         """One attempt for an event that came from elsewhere; the error is the caller's."""
@@ -70,21 +83,34 @@ class Handlings:
             return
 
     async def park(
-        self, consumer: str, message: IncomingMessage, reason: Reason, attempts: int, message_id: UUID | None = None
-    ) -> None:
-        """Keep the message as a dead letter and settle it, in one transaction; waits for a database that is away."""
+        self,
+        consumer: str,
+        message: IncomingMessage,
+        reason: Reason,
+        attempts: int,
+        stop: asyncio.Event,
+        message_id: UUID | None = None,
+    ) -> bool:
+        """Keep the message as a dead letter and settle it, in one transaction; waits for a database that is away.
+
+        False if `stop` was set while it waited.
+        """
         message_id = message_id or message_id_of(message)
         letter = self._letter(consumer, message, reason, attempts, message_id)
         log.error("message_parked", consumer=consumer, topic=message.topic, code=reason.code, error=reason.error)
         failures = 0
         while True:
             try:
-                return await self.database.write(lambda connection: self._park(connection, letter))
+                await self.database.write(lambda connection: self._park(connection, letter))
             except AlreadySettledError:
-                return
+                return True
             except (UnavailableError, UnknownOutcomeError):
                 failures += 1
-                await asyncio.sleep(self._seconds(failures))
+                await wait_for(stop, self._seconds(failures))
+            else:
+                return True
+            if stop.is_set():
+                return False
 
     async def _attempt(self, handling: Handling, envelope: Envelope, message: IncomingMessage | None) -> None:
         guard = self._guard(handling, envelope.metadata.message_id, message)
@@ -129,9 +155,9 @@ class Handlings:
             parked_at=self.kernel.clock.now(),
         )
 
-    async def _pause(self, attempts: int, handling: Handling, error: BaseException) -> None:
+    async def _pause(self, attempts: int, handling: Handling, error: BaseException, stop: asyncio.Event) -> None:
         log.warning("handler_failed", consumer=handling.consumer, attempt=attempts, error=repr(error))
-        await asyncio.sleep(self._seconds(attempts))
+        await wait_for(stop, self._seconds(attempts))
 
     def _seconds(self, attempts: int) -> float:
         longest = self.settings.retry_backoff.total_seconds() * float(2 ** min(attempts - 1, 10))

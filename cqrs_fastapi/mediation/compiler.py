@@ -208,8 +208,8 @@ class Compiler:
             return
         if skip and (more := [p.name for p in signature.parameters[skip + 1 :] if not p.has_default]):
             self._problem(
-                f"{name_of(target)} takes {', '.join(more)} besides the message; what a handler class needs is injected "
-                f"into its constructor: move it to __init__"
+                f"{name_of(target)} takes {', '.join(more)} besides the message; a handler class is given what it needs "
+                f"by its constructor: move it to __init__"
             )
         accepted = signature.parameters[skip].annotation
         if accepted is not inspect.Parameter.empty and not fits(message_type, accepted):

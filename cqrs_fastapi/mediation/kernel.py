@@ -15,6 +15,7 @@ import structlog
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import ConcurrencyError, OverloadedError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.mediation.deadline import forget, take_over
 from cqrs_fastapi.mediation.event_mediator import EventMediator
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope, UnitOfWorkPort
@@ -65,7 +66,8 @@ class Kernel:
 
         The unit belongs to a task of this kernel: cancelling the caller stops the waiting, never the unit.
         """
-        return await self.own(self._decide(body, message, read_only, guard))
+        deadline = take_over()
+        return await self.own(self._decide(body, message, read_only, guard, deadline))
 
     async def read(self, body: Callable[[Scope, Any], AsyncIterator[Any]], message: object, put: Put) -> None:
         """Give each item of a stream to `put`, in a read-only scope, in the calling task."""
@@ -102,22 +104,28 @@ class Kernel:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         return len(self._tasks)
 
-    async def _decide(self, body: Body[T], message: object, read_only: bool, guard: Guard | None) -> T:
+    async def _decide(
+        self, body: Body[T], message: object, read_only: bool, guard: Guard | None, deadline: float | None
+    ) -> T:
         """The whole decision is made again after a lost race, from freshly loaded state, with growing random pauses."""
         attempt = 0
+        forget()
         while True:
+            limit = asyncio.get_running_loop().time() + self.limits.timeout
             try:
-                return await self._attempt(body, message, read_only, guard)
+                return await self._attempt(body, message, read_only, guard, min(limit, deadline or limit))
             except ConcurrencyError as conflict:
                 if attempt >= self.limits.retries or not conflict.retryable:
                     raise
                 attempt += 1
                 await asyncio.sleep(self.random.uniform(0, min(LONGEST_RETRY_PAUSE, 0.005 * 2**attempt)))
 
-    async def _attempt(self, body: Body[T], message: object, read_only: bool, guard: Guard | None) -> T:
+    async def _attempt(
+        self, body: Body[T], message: object, read_only: bool, guard: Guard | None, deadline: float
+    ) -> T:
         scope = Scope(self, self.begin, read_only=read_only)
         try:
-            async with asyncio.timeout(self.limits.timeout):
+            async with asyncio.timeout_at(deadline):
                 if guard is not None:
                     await guard(scope)
                 result = await body(scope, message)

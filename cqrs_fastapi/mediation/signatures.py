@@ -103,7 +103,8 @@ def _function_of(target: Any) -> Callable[..., object] | None:
 
 def _call_of(target: object) -> Callable[..., object] | None:
     """What runs when an object of the user's is called."""
-    return inspect.getattr_static(type(target), "__call__", None)
+    method: Callable[..., object] | None = inspect.getattr_static(type(target), "__call__", None)
+    return method
 
 
 def _closure_of(function: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json
 
 from cqrs_fastapi.errors import MalformedMessageError
@@ -34,7 +34,7 @@ def codec_for(cls: type) -> JsonCodec:
     """Compiled once for a class: pydantic model, dataclass or msgspec struct."""
     if is_struct(cls):
         return _struct_codec(cls)
-    adapter: TypeAdapter[Any] = TypeAdapter(cls, config=None if _has_config(cls) else _PLAIN)
+    adapter: TypeAdapter[Any] = TypeAdapter(cls)
     validate, schema = adapter.validator.validate_json, repr(adapter.core_schema)
     names = frozenset(re.findall(r"'([^']+)'", schema))
 
@@ -78,14 +78,6 @@ def render_json(value: Any) -> str:
     return to_json(value, inf_nan_mode="constants").decode()
 
 
-_PLAIN = ConfigDict(ser_json_inf_nan="strings")
-
-
-def _has_config(cls: type) -> bool:
-    """Models and pydantic's own dataclasses bring their configuration along."""
-    return hasattr(cls, "__pydantic_validator__") or hasattr(cls, "__pydantic_config__")
-
-
 def _encoder(
     cls: type, adapter: TypeAdapter[Any], decode: Callable[[bytes], Any], *, has_floats: bool
 ) -> Callable[[Any], bytes]:
@@ -100,7 +92,7 @@ def _encoder(
             raise _unwritable(cls, error) from None
         require_json(data)
         if has_floats and b"null" in data:
-            _require_readable(cls, data, decode)  # a nested model writes NaN as null, which no float can be read from
+            _require_readable(cls, data, decode)  # NaN is written as null, which no float can be read from
         return data
 
     return encode

@@ -15,7 +15,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """`message_id` is this message, `correlation_id` the first of its conversation, `causation_id` the one before it."""
+    """`message_id` is this message; `correlation_id` the first of all; `causation_id` the one before this."""
 
     message_id: UUID
     correlation_id: str

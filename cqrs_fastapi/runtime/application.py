@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-import structlog
 from dependency_injector import providers
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -31,8 +31,6 @@ from cqrs_fastapi.settings import Settings, WorkerName
 from cqrs_fastapi.storage.database import Database
 
 T = TypeVar("T")
-
-log = structlog.get_logger("cqrs_fastapi")
 
 
 class Application:
@@ -152,17 +150,16 @@ class Application:
         await self._supervisor.start()
 
     async def stop_workers(self) -> None:
-        """Let workers and units of work finish what they hold, for at most `drain_timeout`."""
+        """Let workers and units of work finish what they hold, for at most `drain_timeout`; then they are cancelled."""
         if self._engine is None:
             return
         self._engine.draining = True
-        limit = self.settings.drain_timeout
+        limit, loop = self.settings.drain_timeout, asyncio.get_running_loop()
+        ends = loop.time() + limit.total_seconds()
         if self._supervisor is not None:
             await self._supervisor.stop(limit)
             self._supervisor = None
-        left = await self._engine.kernel.drain(limit.total_seconds())
-        if left:
-            log.error("units_of_work_did_not_end", left=left, seconds=limit.total_seconds())
+        await self._engine.drain(max(0.0, ends - loop.time()))
 
     async def close(self) -> None:
         """Close everything that `open` opened; harmless when nothing is open."""
@@ -226,8 +223,8 @@ class Application:
     def _overriding(self, wanted: Any, value: object) -> Iterator[None]:
         before = dict(self._overrides)
         self._overrides[wanted] = value
-        self._recompile()
         try:
+            self._recompile()
             yield
         finally:
             self._overrides.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any, cast
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.repository import Repository
-from cqrs_fastapi.errors import RegistrationError
+from cqrs_fastapi.errors import ConfigurationError, RegistrationError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.compiler import Compiler
 from cqrs_fastapi.mediation.event_map import EventBinding, EventMap
 from cqrs_fastapi.mediation.injection import Injector
 from cqrs_fastapi.mediation.pipelines import Handling
+from cqrs_fastapi.mediation.providers import AnyProvider
 from cqrs_fastapi.mediation.request_map import RequestBinding, RequestMap
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.forms import kind_of
@@ -77,6 +79,21 @@ async def start_application_values(injector: Injector) -> None:
     for name, provider in injector.application.items():
         value = provider()
         injector.namespace[name] = await value if inspect.isawaitable(value) else value
+
+
+def application_value_now(provider: AnyProvider) -> object:
+    """The value of a provider that an override stood in for until now. One that must be awaited has to be there."""
+    value = provider()
+    if not inspect.isawaitable(value):
+        return value
+    if isinstance(value, asyncio.Future) and value.done():
+        return value.result()
+    if inspect.iscoroutine(value):
+        value.close()
+    raise ConfigurationError(
+        f"{provider!r} is made asynchronously, and was not made at the start since an override stood in for it; "
+        "end the override after the application has closed"
+    )
 
 
 def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) -> list[type[AnyEvent]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dependency_injector import containers, providers
+from pydantic import ValidationError
 
 from cqrs_fastapi.brokers.broker import Broker
 from cqrs_fastapi.brokers.connect import connect
 from cqrs_fastapi.clock import Clock, SystemClock
+from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.identity import IdFactory, Uuid7Factory
 from cqrs_fastapi.mediation.providers import Provides
 from cqrs_fastapi.settings import Settings
@@ -17,6 +19,15 @@ def _connect(settings: Settings) -> Broker:
     return connect(settings.broker_url, settings)
 
 
+def read_settings() -> Settings:
+    """The settings of the environment. ConfigurationError names what cannot be read, and never repeats a value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = (f"CQRS_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
+        raise ConfigurationError(f"the environment has settings that cannot be read: {'; '.join(wrong)}") from None
+
+
 class CqrsContainer(containers.DeclarativeContainer):
     """Subclass it, add providers of your own, and give an instance to `CQRS(container=Container())`.
 
@@ -24,7 +35,7 @@ class CqrsContainer(containers.DeclarativeContainer):
     as long as the application. Every provider here can be replaced by an attribute of the same name.
     """
 
-    settings: Provides[Settings] = providers.Singleton(Settings)
+    settings: Provides[Settings] = providers.Singleton(read_settings)
     clock: Provides[Clock] = providers.Singleton(SystemClock)
     ids: Provides[IdFactory] = providers.Singleton(Uuid7Factory)
     database: Provides[Database] = providers.Singleton(Database, settings)

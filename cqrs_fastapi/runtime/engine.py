@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from cqrs_fastapi.outbox.relay import Relay
 from cqrs_fastapi.outbox.routing import Routing
 from cqrs_fastapi.outbox.rows import POSITION_HEADER
 from cqrs_fastapi.projections.checkpoints import advance
-from cqrs_fastapi.runtime.assembly import Assembled, Blueprint, assemble, start_application_values
+from cqrs_fastapi.runtime.assembly import Assembled, Blueprint, application_value_now, assemble, start_application_values
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Readiness
 from cqrs_fastapi.runtime.supervisor import WorkerState
@@ -50,7 +50,8 @@ from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
 
 log = structlog.get_logger("cqrs_fastapi")
 
-_CHECK_SECONDS = 2.0
+_CHECK_SECONDS = 1.5  # less than a probe waits, so that its answer names the check that hangs
+_AFTER_CANCEL = 1.0
 
 
 class Engine:
@@ -68,7 +69,9 @@ class Engine:
         self._blueprint = replace(blueprint, jobs=jobs)
         self.draining = False
         self._schema_checked = False
-        self._resources_started = False
+        self._exits = AsyncExitStack()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._units: set[asyncio.Task[Any]] = set()
         self._relay: Relay | None = None
         self._assembled, self._injector = self._assemble()
         self._routing = Routing(self.settings.service, self._assembled.durable)
@@ -84,28 +87,50 @@ class Engine:
 
     async def open(self) -> None:
         """See `Application.open`."""
+        self._loop = asyncio.get_running_loop()
+        self._exits.push_async_callback(_tried, self.database.close)
         await self.database.open()
         await self._check_schema()
+        self._exits.push_async_callback(_tried, self._stop_resources)
         await self._start_resources()
         await start_application_values(self._injector)
         await self.broker.open()
+        # Only now: a broker that is shared counts who has opened it, and another application may still need it.
+        self._exits.push_async_callback(_tried, self.broker.close)
         self.broker.declare_group(self.settings.service, self.topics_consumed())
 
     async def close(self) -> None:
-        """Close in the reverse order; every step is tried."""
-        for step in (self.broker.close, self._stop_resources, self.database.close):
-            try:
-                await step()
-            except Exception:
-                log.exception("close_failed")
+        """Close what was opened, in the reverse order; every step is tried, also when this is cancelled."""
+        await self._exits.aclose()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for units of work under way. What is late is cancelled, which leaves as little as a crash would."""
+        left = await self.kernel.drain(seconds)
+        if left:
+            log.error("units_of_work_did_not_end", left=left, seconds=seconds)
+            for task in self._units:
+                task.cancel()
+            await asyncio.wait(set(self._units), timeout=_AFTER_CANCEL)
 
     def recompile(self) -> None:
         """Compile again, with the overrides of this moment. Values of the application are kept."""
         assembled, injector = self._assemble()
+        if self._loop is None or not self._loop.is_running() or _is_running_here(self._loop):
+            self._replace(assembled, injector)
+            return
+
+        async def replace() -> None:
+            self._replace(assembled, injector)
+
+        # A TestClient runs its app in another thread, which must never see the tables half replaced.
+        asyncio.run_coroutine_threadsafe(replace(), self._loop).result()
+
+    def _replace(self, assembled: Assembled, injector: Injector) -> None:
         known = {id(provider): name for name, provider in self._injector.application.items()}
         for name, provider in injector.application.items():
             earlier = known.get(id(provider))
-            injector.namespace[name] = self._injector.namespace[earlier] if earlier is not None else provider()
+            value = self._injector.namespace[earlier] if earlier is not None else application_value_now(provider)
+            injector.namespace[name] = value
         compiled = assembled.compiler.attach(self.kernel)
         self.kernel.pipelines.replace(compiled)
         self._assembled.jobs.clear()
@@ -118,12 +143,15 @@ class Engine:
         scope = Scope(self.kernel, partial(self._begin, session=session), read_only=False)
         token = enter(Frame(self.kernel, holder()))
         try:
-            yield scope
-            await scope.unit_of_work.prepare()
-            scope.require_unspoiled()
-            await self.kernel.own(scope.unit_of_work.commit())
+            try:
+                yield scope
+                await scope.unit_of_work.prepare()
+                scope.require_unspoiled()
+            except BaseException:
+                await scope.unit_of_work.rollback()
+                raise
+            await self.kernel.own(_commit(scope))
         except BaseException as error:
-            await scope.unit_of_work.rollback()
             await scope.close(error)
             raise
         finally:
@@ -183,7 +211,7 @@ class Engine:
             settings.command_timeout.total_seconds(), settings.conflict_retries, settings.max_units_of_work
         )
         pipelines = assembled.compiler.pipelines
-        kernel = Kernel(self.ids, self.clock, self._begin, limits, pipelines)
+        kernel = Kernel(self.ids, self.clock, self._begin, limits, pipelines, _tasks=self._units)
         pipelines.take_in = self.take_in
         assembled.compiler.attach(kernel)
         return kernel
@@ -216,6 +244,9 @@ class Engine:
             return Check(name, ok=False, detail=str(error))
         except CqrsError:
             return Check(name, ok=False, detail="does not answer")
+        except Exception as error:  # noqa: BLE001  # whatever a driver raises must not hide the other checks
+            log.warning("check_failed", check=name, error=repr(error))
+            return Check(name, ok=False, detail="does not answer")
         return Check(name, ok=True, detail="answers")
 
     async def _ping_database(self) -> None:
@@ -231,15 +262,34 @@ class Engine:
             log.warning("database_unavailable_at_start", error=str(error))
 
     async def _start_resources(self) -> None:
-        self._resources_started = True
         starting = self._container.init_resources()
         if inspect.isawaitable(starting):
             await starting
 
     async def _stop_resources(self) -> None:
-        if not self._resources_started:
-            return
-        self._resources_started = False
         stopping = self._container.shutdown_resources()
         if inspect.isawaitable(stopping):
             await stopping
+
+
+async def _commit(scope: Scope) -> None:
+    """Runs in a task of the kernel's: a caller who leaves meanwhile must not end the session under its own commit."""
+    try:
+        await scope.unit_of_work.commit()
+    except BaseException:
+        await scope.unit_of_work.rollback()
+        raise
+
+
+async def _tried(step: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await step()
+    except Exception:
+        log.exception("close_failed")
+
+
+def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -23,7 +23,12 @@ def is_postgres(connection: Connection) -> bool:
 
 def upsert(connection: Connection, table: Table) -> PostgresInsert | SqliteInsert:
     """An INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`, which both databases read alike."""
-    return postgres_insert(table) if is_postgres(connection) else sqlite_insert(table)
+    return upsert_of(connection.dialect.name, table)
+
+
+def upsert_of(dialect: str, table: Table) -> PostgresInsert | SqliteInsert:
+    """The same for a dialect's name, to make a statement before there is a connection."""
+    return postgres_insert(table) if dialect == "postgresql" else sqlite_insert(table)
 
 
 def database_now(connection: Connection, *, after: timedelta = timedelta(0)) -> ColumnElement[datetime]:

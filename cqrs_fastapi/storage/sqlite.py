@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -13,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.settings import Settings
-from cqrs_fastapi.storage.driver_errors import before_commit, reading
+from cqrs_fastapi.storage.driver_errors import before_commit
+from cqrs_fastapi.storage.sqlite_readers import SqliteReaders
 from cqrs_fastapi.storage.sqlite_writer import SqliteWriter
 from cqrs_fastapi.storage.urls import require_usable_file
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 READ_ONLY = "cqrs_read_only"
 _BUSY_SECONDS = 30.0
-_READERS = 4
+_READERS = 2
 
 
 class SqliteBackend:
@@ -59,7 +59,7 @@ class SqliteBackend:
         await self.engine.dispose()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._threads().read(work)
+        return await self._threads().readers.read(work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._threads().writer.write(work)
@@ -94,20 +94,12 @@ class _Threads:
         self._read_engine = _sync_engine(url, _READERS)
         event.listen(self._read_engine, "connect", _forbid_writes)
         event.listen(self._read_engine, "begin", _begin_deferred)
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="cqrs-sqlite-reader")
+        self.readers = SqliteReaders(self._read_engine, _READERS)
         self.writer = SqliteWriter(self._write_engine)
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        promise = reading(write_instead="give the work to Database.write")
-        with before_commit(), promise, self._read_engine.begin() as connection:
-            return work(connection)
 
     async def close(self) -> None:
         await self.writer.close()
-        await asyncio.to_thread(self._readers.shutdown)
+        await self.readers.close()
         self._write_engine.dispose()
         self._read_engine.dispose()
 

@@ -13,15 +13,15 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import IntegrityError
 
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.storage.driver_errors import at_commit, before_commit
+from cqrs_fastapi.storage.sqlite_members import Member, settle
 
 T = TypeVar("T")
 
@@ -29,29 +29,12 @@ GROUP = 256
 """The most works in one transaction, so that no member waits long for others' statements."""
 
 
-@dataclass(slots=True, eq=False)
-class _Member:
-    work: Callable[[Connection], Any]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
-
-    def settle(self) -> None:
-        if self.future.cancelled():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
-
-
 class SqliteWriter:
     """`engine` must leave BEGIN to this class. Works run one after the other, in the order of their `write`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: SimpleQueue[_Member | None] = SimpleQueue()
+        self._queue: SimpleQueue[Member | None] = SimpleQueue()
         self._closed = False
         self._working = False
         event.listen(engine, "commit", self._refuse)
@@ -66,7 +49,7 @@ class SqliteWriter:
             raise NotRunningError("the database is closed; write while the application runs")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Member(work, loop, future))
+        self._queue.put(Member(work, loop, future))
         return await future
 
     async def close(self) -> None:
@@ -89,11 +72,11 @@ class SqliteWriter:
             except Exception as error:  # noqa: BLE001  # every member hears of it, none waits for ever
                 for member in group:
                     member.error = error
-            _settle(group)
+            settle(group)
 
-    def _take(self) -> tuple[list[_Member], bool]:
+    def _take(self) -> tuple[list[Member], bool]:
         """What waits now, at least one, and whether it is the last."""
-        group: list[_Member] = []
+        group: list[Member] = []
         item = self._queue.get()
         while item is not None:
             group.append(item)
@@ -105,12 +88,12 @@ class SqliteWriter:
                 return group, False
         return group, True
 
-    def _commit_group(self, connection: Connection, group: Sequence[_Member]) -> None:
+    def _commit_group(self, connection: Connection, group: Sequence[Member]) -> None:
         if len(group) == 1 or not self._commit_together(connection, group):
             for member in group:
                 self._commit_alone(connection, member)
 
-    def _commit_together(self, connection: Connection, group: Sequence[_Member]) -> bool:
+    def _commit_together(self, connection: Connection, group: Sequence[Member]) -> bool:
         """False, with nothing written, if they must be run one by one."""
         driver = _driver(connection)
         driver.execute("BEGIN IMMEDIATE")
@@ -136,7 +119,7 @@ class SqliteWriter:
             return False  # a deferred constraint: one of them broke it, and only running each alone tells which
         return True
 
-    def _commit_alone(self, connection: Connection, member: _Member) -> None:
+    def _commit_alone(self, connection: Connection, member: Member) -> None:
         driver = _driver(connection)
         try:
             driver.execute("BEGIN IMMEDIATE")
@@ -152,7 +135,7 @@ class SqliteWriter:
             if driver.in_transaction:
                 driver.execute("ROLLBACK")
 
-    def _work(self, connection: Connection, member: _Member) -> None:
+    def _work(self, connection: Connection, member: Member) -> None:
         member.result, member.error = None, None
         self._working = True
         try:
@@ -187,21 +170,3 @@ def _driver(connection: Connection) -> sqlite3.Connection:
     if not isinstance(driver, sqlite3.Connection):
         raise TypeError(f"the writer needs sqlite3 and was given {type(driver).__name__}")
     return driver
-
-
-def _settle(group: Sequence[_Member]) -> None:
-    """Wakes each event loop once, whatever the size of the group."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Member]] = {}
-    for member in group:
-        by_loop.setdefault(member.loop, []).append(member)
-    for loop, members in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle_all, members)
-        except RuntimeError:
-            if not loop.is_closed():  # in a closed loop nobody waits any more
-                raise
-
-
-def _settle_all(members: Sequence[_Member]) -> None:
-    for member in members:
-        member.settle()

@@ -130,7 +130,7 @@ class UnitOfWork:
         elif self._session is not None:
             await self._commit_session(self._session, prepared)
         elif prepared or self._joined:
-            await self._services.database.write(lambda connection: self._write(connection, prepared))
+            await self._services.database.write(self._work(prepared))
         if prepared.outbox:
             self._services.wake()
 
@@ -143,24 +143,22 @@ class UnitOfWork:
         # The flush comes first: an application's own error must not be hidden behind a conflict of versions.
         await session.flush()
         if prepared or self._joined:
-            await self._services.database.run(session, lambda connection: self._write(connection, prepared))
+            await self._services.database.run(session, self._work(prepared))
         if self._session_is_ours:
             await commit(session)
             await session.close()
 
-    def _write(self, connection: Connection, prepared: Prepared) -> None:
-        for work in self._joined:
-            work(connection)
-        if prepared:
-            tables = self._services.database.tables
-            append(
-                connection,
-                tables,
-                prepared.appends,
-                prepared.siblings(tables),
-                tenant=self.tenant,
-                now=self._scope.kernel.clock.now(),
-            )
+    def _work(self, prepared: Prepared) -> Work:
+        """The commit's work. It may run in another thread, where no message is current, so it asks for nothing there."""
+        tables, tenant, now = self._services.database.tables, self.tenant, self._scope.kernel.clock.now()
+
+        def write(connection: Connection) -> None:
+            for work in self._joined:
+                work(connection)
+            if prepared:
+                append(connection, tables, prepared.appends, prepared.siblings(tables), tenant=tenant, now=now)
+
+        return write
 
     def _new_drafts(self) -> list[Draft]:
         """What was recorded, appended and published since the last look, in that order."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid5
 
 from example_app.application.ports import PaymentGateway
 from example_app.domain.money import Money
 from example_app.domain.refusals import PaymentDeclinedError
+
+log = logging.getLogger("example_app.payments")
 
 _AUTHORIZATIONS = UUID("0d8f7c5e-52f1-4f0a-9a53-2a0f8a1a7c44")
 
@@ -28,6 +31,7 @@ class SimulatedPaymentGateway:
 
     async def capture(self, order_id: UUID, authorization: str) -> None:
         self._require_connection()
+        log.info("captured %s for order %s", authorization, order_id)
 
     async def disconnect(self) -> None:
         self._connected = False

@@ -85,9 +85,7 @@ async def receive_stock(command: ReceiveStock, products: Repository[Product], st
 
 
 @requests.handles(GetProduct)
-async def get_product(
-    query: GetProduct, products: Repository[Product], stocks: Repository[Stock]
-) -> ProductDetails:
+async def get_product(query: GetProduct, products: Repository[Product], stocks: Repository[Stock]) -> ProductDetails:
     product = await products.get(query.product_id)
     stock = await stocks.get_or_new(product.id)
     return ProductDetails(
@@ -97,9 +95,10 @@ async def get_product(
 
 @requests.handles(ListProducts)
 async def list_products(query: ListProducts, catalogue: Catalogue) -> ProductPage:
-    products = tuple(await catalogue.page(after=query.after, limit=query.limit))
-    following = products[-1].sku if len(products) == query.limit else None
-    return ProductPage(products=products, next=following)
+    # One more than asked for tells whether there is another page.
+    found = tuple(await catalogue.page(after=query.after, limit=query.limit + 1))
+    products = found[: query.limit]
+    return ProductPage(products=products, next=products[-1].sku if len(found) > query.limit else None)
 
 
 # The list is written in the transaction of the command: whoever got an answer finds the product in it.

@@ -51,6 +51,4 @@ async def get_customer(query: GetCustomer, customers: Repository[Customer]) -> C
     customer = await customers.get(query.customer_id)
     if customer.address is None:
         raise NotFoundError(kind="Customer", identifier=str(query.customer_id))
-    return CustomerDetails(
-        customer_id=customer.id, name=customer.name, email=customer.email, address=customer.address
-    )
+    return CustomerDetails(customer_id=customer.id, name=customer.name, email=customer.email, address=customer.address)

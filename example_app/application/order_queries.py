@@ -39,9 +39,10 @@ async def get_order(query: GetOrder, overviews: OrderOverviews) -> OrderSummary:
 
 @requests.handles(ListOrders)
 async def list_orders(query: ListOrders, overviews: OrderOverviews) -> OrderPage:
-    orders = tuple(await overviews.page(after=query.after, limit=query.limit, status=query.status))
-    following = orders[-1].order_id if len(orders) == query.limit else None
-    return OrderPage(orders=orders, next=following)
+    # One more than asked for tells whether there is another page.
+    found = tuple(await overviews.page(after=query.after, limit=query.limit + 1, status=query.status))
+    orders = found[: query.limit]
+    return OrderPage(orders=orders, next=orders[-1].order_id if len(found) > query.limit else None)
 
 
 @requests.handles(GetOrderHistory)

@@ -68,6 +68,7 @@ class PlaceOrderHandler(RequestHandler[PlaceOrder, UUID]):
 
     def __init__(
         self,
+        *,
         orders: Repository[Order],
         customers: Repository[Customer],
         products: Repository[Product],

@@ -7,7 +7,7 @@ from uuid import UUID
 from dependency_injector import providers
 from fastapi import FastAPI
 
-from cqrs_fastapi import CQRS, CqrsContainer, MediatorDep, Provides, Settings
+from cqrs_fastapi import CQRS, CqrsContainer, MediatorDep, Settings
 from cqrs_fastapi.brokers.broker import Broker
 from example_app.shipping import handlers
 from example_app.shipping.contracts import IGNORED
@@ -15,18 +15,15 @@ from example_app.shipping.handlers import GetShipment, ShipmentDetails
 from example_app.shipping.settings import shipping_settings
 
 
-class ShippingContainer(CqrsContainer):
-    """The framework's own providers, with settings of its own."""
-
-    settings: Provides[Settings] = providers.Singleton(shipping_settings)
-
-
 def make_cqrs(*, settings: Settings | None = None, broker: Broker | None = None) -> CQRS:
-    """Shipping on settings and a broker of its own, unless they are given."""
+    """Shipping on a broker and on settings of its own, unless they are given."""
+    container = CqrsContainer()
+    # Read when they are first needed, and by everything that the container makes of them.
+    container.override_providers(settings=providers.Singleton(shipping_settings))
     made = CQRS(
         requests=handlers.requests,
         events=handlers.events,
-        container=ShippingContainer(),
+        container=container,
         settings=settings,
         broker=broker,
     )

@@ -27,9 +27,7 @@ class Shipment(Aggregate, category="shipment"):
             return
         pieces = sum(one.quantity for one in goods)
         tracking = f"SH{self.id.hex[-12:].upper()}"
-        self.record(
-            ShipmentDispatched(order_id=self.id, tracking=tracking, pieces=pieces, destination=destination)
-        )
+        self.record(ShipmentDispatched(order_id=self.id, tracking=tracking, pieces=pieces, destination=destination))
 
     @applies
     def on_dispatched(self, event: ShipmentDispatched) -> None:

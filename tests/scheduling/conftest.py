@@ -8,6 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from cqrs_fastapi import migrations
 from cqrs_fastapi.clock import SystemClock
 from cqrs_fastapi.identity import Uuid7Factory
@@ -23,8 +26,6 @@ from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.unit_of_work.drafts import Limits
 from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
-from sqlalchemy import Connection, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Cluster:
 
     async def until(self, met: Callable[[], Awaitable[object]]) -> None:
         async with asyncio.timeout(20):
-            while not await met():
+            while not await met():  # noqa: ASYNC110  # a row of a database tells nobody
                 await asyncio.sleep(0.02)
 
 
@@ -120,5 +121,3 @@ async def cluster(database_url: str) -> AsyncIterator[Cluster]:
     async with AsyncExitStack() as resources:
         yield Cluster(settings, database, resources)
     await database.close()
-
-

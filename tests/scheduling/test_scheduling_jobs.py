@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from cqrs_fastapi.mediation.behaviors import Next
 from cqrs_fastapi.scheduling.job import JobMap
 from cqrs_fastapi.scheduling.tick import Tick

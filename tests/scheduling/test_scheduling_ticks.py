@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from cqrs_fastapi.scheduling.cron import Cron
 from cqrs_fastapi.scheduling.triggers import EPOCH, At, Every, Trigger
 
@@ -108,7 +109,7 @@ def test_when_the_clocks_go_back(line: str, expected: list[str]) -> None:
 @pytest.mark.parametrize("zone", ["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"])
 def test_the_latest_tick_is_the_one_before_the_following_one(line: str, zone: str) -> None:
     cron, moment = Cron(line, zone), datetime(2024, 10, 26, 20, 17, tzinfo=UTC)
-    for _ in range(100):
+    for _ in range(25):
         latest, following = cron.latest(moment), cron.following(moment)
         assert latest is not None
         assert following is not None

@@ -55,15 +55,19 @@ def test_a_wrong_password_is_refused(postgres: Servers) -> None:
         version_at(url.replace("@", "x@"))
 
 
-def test_a_database_is_dropped_under_an_open_connection(postgres: Servers) -> None:
+async def test_a_database_is_dropped_under_an_open_connection(postgres: Servers) -> None:
     server = postgres.start("postgres").url
-    url = create_database(server)
-    other = create_database(server)
-    assert url != other
-    drop_database(server, other)
+    url, other = create_database(server), create_database(server)
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        drop_database(server, url)
+        await connection.invalidate()
+    await engine.dispose()
     with pytest.raises(ServerError, match="does not exist"):
-        version_at(other)
-    drop_database(server, url)
+        version_at(url)
+    assert version_at(other)
+    drop_database(server, other)
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["asked to stop", "killed"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,6 +18,7 @@ from cqrs_fastapi import (
     DomainError,
     Event,
     EventStore,
+    Metadata,
     NotFoundError,
     Query,
     Repository,
@@ -26,6 +28,7 @@ from cqrs_fastapi import (
     applies,
 )
 from cqrs_fastapi.errors import MessageTooLargeError, ReadOnlyError, UnknownMessageError
+from cqrs_fastapi.messages.metadata import Origin, enter, leave
 from cqrs_fastapi.migrations import upgrade
 
 pytestmark = pytest.mark.anyio
@@ -382,3 +385,20 @@ async def test_metadata_tells_the_cause_of_each_event(cqrs: CQRS) -> None:
     [row] = await cqrs.database.read(lambda c: c.execute(select(outbox.c.headers)).all())
     assert '"causation-id"' in row.headers
     assert '"correlation-id"' in row.headers
+
+
+async def test_each_tenant_has_streams_of_its_own(cqrs: CQRS) -> None:
+    account = uuid4()
+    for tenant, amount in (("red", 1), ("blue", 10), ("red", 2)):
+        metadata = Metadata(message_id=uuid4(), correlation_id="c", time=datetime.now(UTC), tenant=tenant)
+        token = enter(Origin(metadata))
+        try:
+            balance = await cqrs.mediator.send(Deposit(account=account, amount=amount))
+        finally:
+            leave(token)
+        assert balance == {1: 1, 10: 10, 2: 3}[amount]
+
+    events = cqrs.database.tables.events
+    query = select(events.c.tenant, events.c.version).order_by(events.c.position)
+    found = await cqrs.database.read(lambda c: [tuple(row) for row in c.execute(query)])
+    assert found == [("red", 1), ("blue", 1), ("red", 2)]

@@ -235,7 +235,7 @@ def test_the_log_does_not_show_local_variables(app: FastAPI, capfd: pytest.Captu
     client_of(app).get("/")
     printed = capfd.readouterr()
     assert "ValueError" in printed.out + printed.err
-    assert CANARY not in (printed.out + printed.err).replace("password = CANARY", "")
+    assert CANARY not in printed.out + printed.err
 
 
 @pytest.mark.parametrize("error", [UnknownOutcomeError("lost"), TimeoutError(), UnavailableError("away")])

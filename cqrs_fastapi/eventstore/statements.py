@@ -1,0 +1,70 @@
+"""The statements of the event store, made once for a set of tables: making one costs more than running it on SQLite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Executable, Insert, Select, Update, bindparam, insert, select, update
+
+from cqrs_fastapi.storage.dialects import upsert_of
+from cqrs_fastapi.storage.tables import Tables
+
+NO_LIMIT = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """Parameters of conditions begin with `of_`; `added` is a number of events."""
+
+    version: Select[tuple[int]]
+    create: Executable
+    """Gives the version of a new stream, and nothing where the stream exists."""
+    raise_any: Update
+    raise_exact: Update
+    """Give the raised version, and nothing where the stream is not as expected."""
+    insert_events: Insert
+    read: Select[Any]
+
+
+def statements_for(connection: Connection, tables: Tables) -> Statements:
+    """The statements for these tables, in the connection's dialect."""
+    return _statements(tables, connection.dialect.name)
+
+
+@lru_cache(maxsize=16)
+def _statements(tables: Tables, dialect: str) -> Statements:
+    streams, events = tables.streams, tables.events
+    this_stream = (streams.c.tenant == bindparam("of_tenant"), streams.c.stream == bindparam("of_stream"))
+    raised = (
+        update(streams)
+        .where(*this_stream)
+        .values(version=streams.c.version + bindparam("added"))
+        .returning(streams.c.version)
+    )
+    read = (
+        select(
+            events.c.position,
+            events.c.message_id,
+            events.c.stream,
+            events.c.version,
+            events.c.type,
+            events.c.schema_version,
+            events.c.data,
+            events.c.meta,
+            events.c.recorded_at,
+        )
+        .where(events.c.tenant == bindparam("of_tenant"), events.c.stream == bindparam("of_stream"))
+        .where(events.c.version > bindparam("after"))
+        .order_by(events.c.version)
+        .limit(bindparam("at_most"))
+    )
+    return Statements(
+        version=select(streams.c.version).where(*this_stream),
+        create=upsert_of(dialect, streams).on_conflict_do_nothing().returning(streams.c.version),
+        raise_any=raised,
+        raise_exact=raised.where(streams.c.version == bindparam("exact")),
+        insert_events=insert(events),
+        read=read,
+    )

@@ -1,0 +1,97 @@
+"""Threads that read for everybody. What waits together is read together: waking a thread costs more than a read."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from cqrs_fastapi.errors import NotRunningError
+from cqrs_fastapi.storage.driver_errors import before_commit, reading
+from cqrs_fastapi.storage.sqlite_members import Member, settle
+
+T = TypeVar("T")
+
+GROUP = 32
+"""The most works in one group, so that none waits long for the others."""
+
+
+class SqliteReaders:
+    """`engine` must begin a deferred transaction by itself. All works of a group see one state of the file, which is at
+    least as new as the moment each was asked for.
+    """
+
+    def __init__(self, engine: Engine, threads: int) -> None:
+        self._engine = engine
+        self._queue: SimpleQueue[Member | None] = SimpleQueue()
+        self._closed = False
+        # Daemons: reading leaves nothing behind.
+        self._threads = [
+            threading.Thread(target=self._run, name=f"cqrs-sqlite-reader-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """As `Database.read`."""
+        if self._closed:
+            raise NotRunningError("the database is closed; read while the application runs")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(Member(work, loop, future))
+        return await future
+
+    async def close(self) -> None:
+        """Read what waits, then end the threads."""
+        if not self._closed:
+            self._closed = True
+            for _ in self._threads:
+                self._queue.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            group, ending = self._take()
+            group = [member for member in group if not member.future.cancelled()]
+            if group:
+                self._read_all(group)
+                settle(group)
+
+    def _take(self) -> tuple[list[Member], bool]:
+        """What waits now, at least one, and whether this thread shall end."""
+        group: list[Member] = []
+        item = self._queue.get()
+        while item is not None:
+            group.append(item)
+            if len(group) == GROUP:
+                return group, False
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return group, False
+        return group, True
+
+    def _read_all(self, group: Sequence[Member]) -> None:
+        try:
+            with before_commit(), self._engine.begin() as connection:
+                for member in group:
+                    self._read(connection, member)
+        except Exception as error:  # noqa: BLE001  # every member hears of it, none waits for ever
+            for member in group:
+                member.error = member.error or error
+
+    def _read(self, connection: Connection, member: Member) -> None:
+        try:
+            with before_commit(), reading(write_instead="give the work to Database.write"):
+                member.result = member.work(connection)
+        except StopIteration as error:
+            member.error = RuntimeError(f"the work raised {error!r}, which no future can carry")
+        except BaseException as error:  # noqa: BLE001  # it is raised again where the caller waits
+            member.error = error
