@@ -115,7 +115,7 @@ class Consumer:
         try:
             envelope = open_envelope(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
         except MessageError as error:
-            return await self.handlings.park(self.group, message, Reason.of(error), 0, self._stop)
+            return await self.handlings.park(self.group, message, Reason.of(error), attempts=0, stop=self._stop)
         pipelines = self.handlings.kernel.pipelines
         for handling in pipelines.durable.get(type(envelope.event), ()):
             new = (handling.consumer, envelope.metadata.message_id) not in known

@@ -68,7 +68,9 @@ class Handlings:
                 attempts += 1
                 if attempts >= self.settings.handler_attempts:
                     reason, message_id = Reason.of(error), envelope.metadata.message_id
-                    return await self.park(handling.consumer, message, reason, attempts, stop, message_id)
+                    return await self.park(
+                        handling.consumer, message, reason, attempts=attempts, stop=stop, message_id=message_id
+                    )
                 await self._pause(attempts, handling, error, stop)
             else:
                 return True
@@ -87,6 +89,7 @@ class Handlings:
         consumer: str,
         message: IncomingMessage,
         reason: Reason,
+        *,
         attempts: int,
         stop: asyncio.Event,
         message_id: UUID | None = None,

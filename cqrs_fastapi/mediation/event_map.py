@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.handlers import EventHandler
@@ -113,5 +113,5 @@ class BindsEvent(Protocol, Generic[E]):
     def __call__(self, handler: type[EventHandler[E]], /) -> type[EventHandler[E]]: ...
     @overload
     def __call__(
-        self, handler: Callable[Concatenate[E, P], Awaitable[None]], /
-    ) -> Callable[Concatenate[E, P], Awaitable[None]]: ...
+        self, handler: Callable[Concatenate[E, P], Coroutine[Any, Any, None]], /
+    ) -> Callable[Concatenate[E, P], Coroutine[Any, Any, None]]: ...

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.fallback import Fallback
@@ -127,8 +127,8 @@ class BindsRequest(Protocol, Generic[Req, Res]):
     def __call__(self, handler: type[RequestHandler[Req, Res]], /) -> type[RequestHandler[Req, Res]]: ...
     @overload
     def __call__(
-        self, handler: Callable[Concatenate[Req, P], Awaitable[Res]], /
-    ) -> Callable[Concatenate[Req, P], Awaitable[Res]]: ...
+        self, handler: Callable[Concatenate[Req, P], Coroutine[Any, Any, Res]], /
+    ) -> Callable[Concatenate[Req, P], Coroutine[Any, Any, Res]]: ...
 
 
 class BindsStream(Protocol, Generic[Req, Res]):

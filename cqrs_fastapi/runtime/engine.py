@@ -35,7 +35,13 @@ from cqrs_fastapi.outbox.relay import Relay
 from cqrs_fastapi.outbox.routing import Routing
 from cqrs_fastapi.outbox.rows import POSITION_HEADER
 from cqrs_fastapi.projections.checkpoints import advance
-from cqrs_fastapi.runtime.assembly import Assembled, Blueprint, application_value_now, assemble, start_application_values
+from cqrs_fastapi.runtime.assembly import (
+    Assembled,
+    Blueprint,
+    application_value_now,
+    assemble,
+    start_application_values,
+)
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Readiness
 from cqrs_fastapi.runtime.supervisor import WorkerState

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Concatenate, ParamSpec, TypeAlias
 
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.scheduling.cron import Cron
@@ -15,7 +15,6 @@ from cqrs_fastapi.scheduling.triggers import At, Every, Trigger
 
 P = ParamSpec("P")
 Handler: TypeAlias = Callable[Concatenate[Tick, P], Awaitable[None]]
-H = TypeVar("H", bound=Callable[..., Awaitable[None]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +80,11 @@ class JobMap:
         timezone: str = "UTC",
         name: str | None = None,
         behaviors: Sequence[Behavior] = (),
-    ) -> Callable[[H], H]:
+    ) -> Callable[[Handler[P]], Handler[P]]:
         """`bind` as a decorator of a function, which stays as it was."""
         _trigger(cron, every, at, timezone, immediately=immediately)  # refused here, where the arguments stand
 
-        def register(handler: H) -> H:
+        def register(handler: Handler[P]) -> Handler[P]:
             self.bind(
                 handler,
                 cron=cron,

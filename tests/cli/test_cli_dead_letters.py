@@ -55,7 +55,7 @@ def parked(project: Path, monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> l
 
 
 def cqrs(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["dead-letters", "shop:cqrs", *arguments])
+    return CliRunner().invoke(app, ["dead-letters", "shop:cqrs", *arguments], color=True)  # as to a terminal
 
 
 def test_without_dead_letters_it_says_so(project: Path) -> None:

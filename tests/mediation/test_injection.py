@@ -63,7 +63,7 @@ async def answer(handler: Any, container: Any = None, **more: Any) -> Any:
 
 
 async def test_the_scope_gives_its_own_things() -> None:
-    async def handler(
+    async def handler(  # noqa: PLR0917  # all of them at once
         request: Ask, session: Session, unit: Unit, mediator: RequestMediator, events: EventMediator, meta: Metadata
     ) -> Any:
         assert session is unit.session
@@ -494,34 +494,25 @@ async def test_an_object_with_an_async_call_is_a_dependency() -> None:
 # --- overrides ---
 
 
-async def test_an_override_of_a_type_reaches_handlers_providers_and_singletons_that_are_given() -> None:
+async def test_an_override_of_a_type_reaches_handlers_and_what_factories_are_given() -> None:
     @dataclass
-    class Service:
+    class Given:
+        gateway: Gateway
+
+    @dataclass
+    class Open:
         gateway: Gateway
 
     class Container(containers.DeclarativeContainer):
         gateway: Provides[Gateway] = providers.Singleton(CardGateway)
-        service = providers.Factory(Service, gateway=gateway)
-        open = providers.Factory(Service)
+        given = providers.Factory(Given, gateway=gateway)
+        open = providers.Factory(Open)
 
-    async def handler(request: Ask, gateway: Gateway, service: Annotated[Service, Depends(given)]) -> Any:
-        return gateway, service.gateway
+    async def handler(request: Ask, gateway: Gateway, given: Given, left_open: Open) -> Any:
+        return gateway, given.gateway, left_open.gateway
 
-    def given(gateway: Gateway) -> Service:
-        return Service(gateway)
-
-    handler.__annotations__["service"] = Annotated[Service, Depends(given)]
     fake = CardGateway("fake")
-    assert await answer(handler, Container(), overrides={Gateway: fake}) == (fake, fake)
-
-    async def by_container(request: Ask, service: Derived) -> Any:
-        return service.gateway  # type: ignore[attr-defined]  # stands for any class
-
-    class Given(containers.DeclarativeContainer):
-        gateway: Provides[Gateway] = providers.Singleton(CardGateway)
-        service: Provides[Derived] = providers.Factory(Service, gateway=gateway)
-
-    assert await answer(by_container, Given(), overrides={Gateway: fake}) is fake
+    assert await answer(handler, Container(), overrides={Gateway: fake}) == (fake, fake, fake)
 
 
 async def test_overrides_serve_built_ins_and_dependencies_too() -> None:

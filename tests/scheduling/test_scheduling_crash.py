@@ -17,7 +17,7 @@ from cqrs_fastapi.scheduling.job import JobMap
 from cqrs_fastapi.scheduling.tick import Tick
 
 if TYPE_CHECKING:
-    from conftest import Cluster, Effect  # type: ignore[import-not-found]  # a name for checkers; pytest gives it
+    from conftest import Cluster, Effect
 else:
     Cluster = Effect = Any
 

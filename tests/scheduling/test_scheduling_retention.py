@@ -15,7 +15,7 @@ from cqrs_fastapi.scheduling.triggers import Every
 from cqrs_fastapi.settings import Settings
 
 if TYPE_CHECKING:
-    from conftest import Cluster  # type: ignore[import-not-found]  # a name for checkers; pytest gives it
+    from conftest import Cluster
 else:
     Cluster = Any
 

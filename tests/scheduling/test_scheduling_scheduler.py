@@ -22,7 +22,7 @@ from cqrs_fastapi.scheduling.triggers import EPOCH, Every
 from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
 if TYPE_CHECKING:
-    from conftest import Cluster, Effect  # type: ignore[import-not-found]  # a name for checkers; pytest gives it
+    from conftest import Cluster, Effect
 else:
     Cluster = Effect = Any
 
