@@ -34,7 +34,7 @@ def append(
         versions[wanted.stream] = _advance(connection, tables, wanted, tenant)
     rows = [row for wanted in appends for row in _rows(wanted, versions[wanted.stream], tenant, now)]
     if rows:
-        connection.execute(statements_for(connection, tables).insert_events, rows)
+        statements_for(connection, tables).insert_events.run_each(connection, rows)
     for sibling in siblings:
         if sibling.rows:
             connection.execute(insert(sibling.table), list(sibling.rows))
@@ -44,7 +44,7 @@ def append(
 def current_version(connection: Connection, tables: Tables, stream: str, *, tenant: str) -> int:
     """The version of the last event; 0 for a stream that does not exist."""
     statement = statements_for(connection, tables).version
-    version: int | None = connection.execute(statement, {"of_tenant": tenant, "of_stream": stream}).scalar()
+    version: int | None = statement.scalar(connection, {"of_tenant": tenant, "of_stream": stream})
     return version or 0
 
 
@@ -79,7 +79,7 @@ def _create(connection: Connection, tables: Tables, wanted: StreamAppend, tenant
         "category": wanted.category,
         "version": len(wanted.events),
     }
-    version: int | None = connection.execute(statements_for(connection, tables).create, values).scalar()
+    version: int | None = statements_for(connection, tables).create.scalar(connection, values)
     return version
 
 
@@ -88,9 +88,12 @@ def _raise_version(
 ) -> int | None:
     statements = statements_for(connection, tables)
     values: dict[str, Any] = {"of_tenant": tenant, "of_stream": wanted.stream, "added": len(wanted.events)}
+    version: int | None
     if exact is None:
-        return connection.execute(statements.raise_any, values).scalar()
-    return connection.execute(statements.raise_exact, {**values, "exact": exact}).scalar()
+        version = statements.raise_any.scalar(connection, values)
+    else:
+        version = statements.raise_exact.scalar(connection, {**values, "exact": exact})
+    return version
 
 
 def _rows(wanted: StreamAppend, last: int, tenant: str, now: datetime) -> list[dict[str, Any]]:

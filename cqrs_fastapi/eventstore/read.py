@@ -15,5 +15,5 @@ def read_stream(
     """The events of a stream with a version above `after`, in order. A stream that does not exist is empty."""
     at_most = NO_LIMIT if limit is None else limit
     values = {"of_tenant": tenant, "of_stream": stream, "after": after, "at_most": at_most}
-    rows = connection.execute(statements_for(connection, tables).read, values)
+    rows = statements_for(connection, tables).read.rows(connection, values)
     return [StoredEvent(*row) for row in rows]

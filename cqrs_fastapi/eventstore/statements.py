@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from sqlalchemy import Connection, Executable, Insert, Select, Update, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from cqrs_fastapi.storage.dialects import upsert_of
+from cqrs_fastapi.storage.prepared import Prepared, prepared
 from cqrs_fastapi.storage.tables import Tables
 
 NO_LIMIT = (1 << 31) - 1
@@ -18,14 +18,14 @@ NO_LIMIT = (1 << 31) - 1
 class Statements:
     """Parameters of conditions begin with `of_`; `added` is a number of events."""
 
-    version: Select[tuple[int]]
-    create: Executable
+    version: Prepared
+    create: Prepared
     """Gives the version of a new stream, and nothing where the stream exists."""
-    raise_any: Update
-    raise_exact: Update
+    raise_any: Prepared
+    raise_exact: Prepared
     """Give the raised version, and nothing where the stream is not as expected."""
-    insert_events: Insert
-    read: Select[Any]
+    insert_events: Prepared
+    read: Prepared
 
 
 def statements_for(connection: Connection, tables: Tables) -> Statements:
@@ -60,11 +60,18 @@ def _statements(tables: Tables, dialect: str) -> Statements:
         .order_by(events.c.version)
         .limit(bindparam("at_most"))
     )
+    create = upsert_of(dialect, streams).values(
+        tenant=bindparam("tenant"),
+        stream=bindparam("stream"),
+        category=bindparam("category"),
+        version=bindparam("version"),
+    )
+    stored = [column for column in events.c if column is not events.c.position]
     return Statements(
-        version=select(streams.c.version).where(*this_stream),
-        create=upsert_of(dialect, streams).on_conflict_do_nothing().returning(streams.c.version),
-        raise_any=raised,
-        raise_exact=raised.where(streams.c.version == bindparam("exact")),
-        insert_events=insert(events),
-        read=read,
+        version=prepared(select(streams.c.version).where(*this_stream)),
+        create=prepared(create.on_conflict_do_nothing().returning(streams.c.version)),
+        raise_any=prepared(raised),
+        raise_exact=prepared(raised.where(streams.c.version == bindparam("exact"))),
+        insert_events=prepared(insert(events).values({column: bindparam(column.key) for column in stored})),
+        read=prepared(read),
     )

@@ -14,7 +14,7 @@ from cqrs_fastapi.mediation.answers import fits, result_of, show
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
 from cqrs_fastapi.mediation.event_map import EventBinding
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
-from cqrs_fastapi.mediation.frame import Frame
+from cqrs_fastapi.mediation.frame import root_frame_of
 from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHandler, StreamHandler
 from cqrs_fastapi.mediation.injection import Injector, Plan
 from cqrs_fastapi.mediation.kernel import Kernel
@@ -23,7 +23,7 @@ from cqrs_fastapi.mediation.request_map import RequestBinding
 from cqrs_fastapi.mediation.signatures import Signature, SignatureProblem, name_of, read_signature, unwrapped_result
 from cqrs_fastapi.messages.events import definition_of
 from cqrs_fastapi.messages.forms import Kind, kind_of
-from cqrs_fastapi.messages.metadata import enter, holder, leave
+from cqrs_fastapi.messages.metadata import enter, leave
 
 
 @dataclass(slots=True)
@@ -33,6 +33,8 @@ class Compiler:
     injector: Injector
     behaviors: tuple[Behavior, ...] = ()
     pipelines: Pipelines = field(default_factory=Pipelines)
+    sources: dict[Body, list[str]] = field(default_factory=dict)
+    """The lines of each body, for those that are written right into the function that `send` calls."""
 
     def compile_requests(self, bindings: Sequence[RequestBinding], registered: Iterable[type]) -> None:
         """Requests and streams; `registered` are request types that somebody counts on having a handler."""
@@ -149,14 +151,17 @@ class Compiler:
             call = self._function_call(handler, message_type, result, plan, streams=base is StreamHandler)
         if len(self.injector.problems) > before:
             return None
-        name = f"handle_{message_type.__name__}"
         if base is StreamHandler:
             # Left early, the handler's own generator must end with its scope and not when it is collected.
-            lines = [f"async with {self.injector.name(aclosing, 'aclosing')}({call}) as items:"]
-            last = [*lines, "    async for item in items:", "        yield item"]
+            closing = f"async with {self.injector.name(aclosing, 'aclosing')}({call}) as items:"
+            last = [closing, "    async for item in items:", "        yield item"]
         else:
             last = [f"return await {call}"]
-        return self._generate(name, ["scope", "message"], [*plan.lines, *last]), plan.scoped or bool(special)
+        lines = [*plan.lines, *last]
+        name = f"handle_{message_type.__name__}"
+        body = _function(name, ["scope", "message"], lines, self.injector.namespace)
+        self.sources[body] = lines
+        return body, plan.scoped or bool(special)
 
     def _class_call(self, handler: type, base: type, message_type: type, result: Any, plan: Plan) -> str:
         name = name_of(handler)
@@ -208,8 +213,8 @@ class Compiler:
             return
         if skip and (more := [p.name for p in signature.parameters[skip + 1 :] if not p.has_default]):
             self._problem(
-                f"{name_of(target)} takes {', '.join(more)} besides the message; a handler class is given what it needs "
-                f"by its constructor: move it to __init__"
+                f"{name_of(target)} takes {', '.join(more)} besides the message; a handler class gets what it needs by "
+                f"its constructor: move it to __init__"
             )
         accepted = signature.parameters[skip].annotation
         if accepted is not inspect.Parameter.empty and not fits(message_type, accepted):
@@ -230,30 +235,26 @@ class Compiler:
             )
 
     def _root(self, handling: Handling, kernel: Kernel) -> Send:
-        """What `send` calls. A handler that needs no scope and has no behaviors runs right in it."""
-        common = {"kernel": kernel, "Frame": Frame, "enter": enter, "leave": leave, "holder": holder}
+        """What `send` calls. A handler that needs no scope and has no behaviors is written right into it."""
+        name = self.injector.name
         if not handling.scoped and not handling.behaviors and len(handling.bodies) == 1:
-            call = "body(None, message)"
-            names: dict[str, Any] = {"body": handling.bodies[0]}
+            inner = ["scope = None", *self.sources[handling.bodies[0]]]
         else:
-            call, names = "chain(message)", {"chain": self._chain(handling, kernel)}
+            inner = [f"return await {name(self._chain(handling, kernel), 'chain')}(message)"]
         lines = [
-            "token = enter(Frame(kernel, holder()))",
+            f"frame = {name(root_frame_of(kernel), 'Frame')}()",
+            f"frame.token = {name(enter, 'enter')}(frame)",
             "try:",
-            f"    return await {call}",
+            *(f"    {line}" for line in inner),
             "finally:",
-            "    leave(token)",
+            f"    {name(leave, 'leave')}(frame.token)",
         ]
-        name = f"send_{handling.message_type.__name__}"
-        return _function(name, ["message"], lines, {**common, **names})
+        return _function(f"send_{handling.message_type.__name__}", ["message"], lines, self.injector.namespace)
 
     def _chain(self, handling: Handling, kernel: Kernel) -> Next:
         cores = [_core(body, handling, kernel) for body in handling.bodies]
         core = cores[0] if len(cores) == 1 else with_fallback(handling, cores[0], cores[1])
         return wrap(handling.behaviors, core)
-
-    def _generate(self, name: str, parameters: list[str], lines: list[str]) -> Body:
-        return _function(name, parameters, lines, self.injector.namespace)
 
     def _refuse_doubles(self, bindings: Sequence[RequestBinding]) -> None:
         for request_type, times in Counter(binding.request_type for binding in bindings).items():

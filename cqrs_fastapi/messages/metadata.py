@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -70,13 +70,12 @@ class Origin:
 _CURRENT: ContextVar[HoldsMetadata] = ContextVar("cqrs_metadata")
 
 
-def enter(holder: HoldsMetadata) -> Token[HoldsMetadata]:
-    """Make `holder` the current one in this context; give the token to `leave`."""
-    return _CURRENT.set(holder)
+# Bound, not wrapped: these run for every message.
+enter: Callable[[HoldsMetadata], Token[HoldsMetadata]] = _CURRENT.set
+"""Make a holder the current one in this context; give the token to `leave`."""
 
-
-def leave(token: Token[HoldsMetadata]) -> None:
-    _CURRENT.reset(token)
+leave: Callable[[Token[HoldsMetadata]], None] = _CURRENT.reset
+"""Make current again what was so before the `enter` that gave this token."""
 
 
 def holder() -> HoldsMetadata | None:

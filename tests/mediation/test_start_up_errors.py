@@ -261,7 +261,7 @@ def test_a_handle_that_asks_for_more_than_the_message() -> None:
         async def handle(self, request: Ask, unit: Unit) -> int:  # type: ignore[override]  # the case itself
             return 1
 
-    assert "takes unit besides the message; a handler class is given what it needs by its constructor" in the_problem(
+    assert "takes unit besides the message; a handler class gets what it needs by its constructor" in the_problem(
         Greedy
     )
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from example_app.domain.order_events import ORDERS
@@ -24,7 +24,11 @@ async def read_topic(broker_url: str) -> Mapping[str, Sequence[str]]:
     It belongs to no consumer group and leaves nothing behind. Raises TopicAwayError.
     """
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=urlsplit(broker_url).netloc, enable_auto_commit=False, auto_offset_reset="earliest"
+        ORDERS,
+        bootstrap_servers=urlsplit(broker_url).netloc,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
     )
     try:
         await consumer.start()
@@ -37,12 +41,9 @@ async def read_topic(broker_url: str) -> Mapping[str, Sequence[str]]:
 
 async def _read(consumer: AIOKafkaConsumer) -> Mapping[str, Sequence[str]]:
     found: defaultdict[str, list[str]] = defaultdict(list)
-    # Whoever starts before the topic has been made is told nothing about it until the metadata is asked for again.
-    await consumer.topics()
-    partitions = [TopicPartition(ORDERS, number) for number in sorted(consumer.partitions_for_topic(ORDERS) or ())]
+    partitions = sorted(consumer.assignment())
     if not partitions:
         raise TopicAwayError(f"the broker has no topic {ORDERS}")
-    consumer.assign(partitions)
     await consumer.seek_to_beginning(*partitions)
     ends = await consumer.end_offsets(partitions)
     while [one for one in partitions if await consumer.position(one) < ends[one]]:

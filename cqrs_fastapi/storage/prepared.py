@@ -1,0 +1,106 @@
+"""Core statements that are compiled once and, on SQLite, given to the driver as they are.
+
+There a statement costs less than what SQLAlchemy does around it (measured: 84 us for the two statements of an append
+by the driver, 327 us by `Connection.execute`). PostgreSQL is a round trip away and takes the ordinary way, which also
+notices dead connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Row = Sequence[Any]
+Process = Callable[[Any], Any] | None
+
+_DIALECT = sqlite.dialect(paramstyle="qmark")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement with named parameters, all of which are given at each run; its constants stand in `binds`."""
+
+    statement: Executable
+    text: str
+    binds: tuple[tuple[str | None, Any], ...]
+    """In their order: a parameter with what makes a driver's value of it, or None with a constant."""
+    results: tuple[Process, ...]
+    """For each column of the result, what makes a value of the driver's."""
+
+    def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Row]:
+        """Run it and fetch everything."""
+        if not _is_sqlite(connection):
+            return connection.execute(self.statement, dict(parameters)).all()
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(self.text, self._bound(parameters))
+            return [self._read(row) for row in cursor.fetchall()]
+        finally:
+            cursor.close()
+
+    def scalar(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
+        """The first column of the first row, or None."""
+        rows = self.rows(connection, parameters)
+        return rows[0][0] if rows else None
+
+    def run_each(self, connection: Connection, parameters: Sequence[Mapping[str, Any]]) -> None:
+        """Run it for each set of parameters, in their order."""
+        if not _is_sqlite(connection):
+            connection.execute(self.statement, [dict(one) for one in parameters])
+            return
+        cursor = connection.connection.cursor()
+        try:
+            cursor.executemany(self.text, [self._bound(one) for one in parameters])
+        finally:
+            cursor.close()
+
+    def _bound(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(
+            given if name is None else parameters[name] if given is None else given(parameters[name])
+            for name, given in self.binds
+        )
+
+    def _read(self, row: Row) -> Row:
+        return [
+            process(value) if process is not None else value
+            for process, value in zip(self.results, row, strict=True)
+        ]
+
+
+def prepared(statement: Executable) -> Prepared:
+    """Compile a statement once; keep the result for as long as its tables."""
+    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]  # every executable of Core compiles
+    if not isinstance(compiled, SQLCompiler):
+        raise TypeError(f"{type(statement).__name__} is no statement of SQL")
+    binds = tuple(_bind(compiled, name) for name in compiled.positiontup or [])
+    results = tuple(_result(column.type) for column in _columns(statement))
+    return Prepared(statement, str(compiled), binds, results)
+
+
+def _bind(compiled: SQLCompiler, name: str) -> tuple[str | None, Any]:
+    parameter = compiled.binds[name]
+    process: Process = parameter.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)
+    if parameter.required:
+        return name, process
+    return None, parameter.value if process is None else process(parameter.value)
+
+
+def _result(kind: Any) -> Process:
+    process: Process = kind.dialect_impl(_DIALECT).result_processor(_DIALECT, None)
+    return process
+
+
+def _columns(statement: Any) -> Sequence[Any]:
+    """What a SELECT or a RETURNING gives."""
+    returning = getattr(statement, "_returning", ())
+    return list(returning) if returning else list(getattr(statement, "selected_columns", ()))
+
+
+def _is_sqlite(connection: Connection) -> bool:
+    return connection.dialect.name == "sqlite"
