@@ -243,11 +243,11 @@ class Compiler:
             inner = [f"return await {name(self._chain(handling, kernel), 'chain')}(message)"]
         lines = [
             f"frame = {name(root_frame_of(kernel), 'Frame')}()",
-            f"frame.token = {name(enter, 'enter')}(frame)",
+            f"token = frame.token = {name(enter, 'enter')}(frame)",
             "try:",
             *(f"    {line}" for line in inner),
             "finally:",
-            f"    {name(leave, 'leave')}(frame.token)",
+            f"    {name(leave, 'leave')}(token)",
         ]
         return _function(f"send_{handling.message_type.__name__}", ["message"], lines, self.injector.namespace)
 

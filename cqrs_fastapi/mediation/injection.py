@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 from fastapi.params import Depends
 
 from cqrs_fastapi.mediation.answers import show
+from cqrs_fastapi.mediation.captives import refuse_captives
 from cqrs_fastapi.mediation.handlers import NextHandler
 from cqrs_fastapi.mediation.providers import (
     AnyProvider,
@@ -25,7 +26,6 @@ from cqrs_fastapi.mediation.providers import (
     lifetime_of,
     resolved,
     target_of,
-    walk,
 )
 from cqrs_fastapi.mediation.signatures import (
     Parameter,
@@ -162,7 +162,7 @@ class Plan:
         provider = resolved(provider)
         lifetime = lifetime_of(provider)
         if lifetime == "application":
-            self._refuse_captives(provider, place)
+            refuse_captives(self._injector, provider, place)
             return self._injector.application_value(provider)
         if lifetime == "scope":
             return self._opened(provider, place)
@@ -231,14 +231,23 @@ class Plan:
         args, kwargs = arguments_of(provider)
         where = f"{place} by {name_of(target)}"
         parts = [self._given(value, where) for value in args]
-        parts += [f"{key}={self._given(value, where)}" for key, value in kwargs.items()]
+        given = {key: self._given(value, where) for key, value in kwargs.items()}
         try:
             parameters = read_signature(target).parameters[len(args) :]
         except SignatureProblem as problem:
             self._injector.problem(str(problem))
-            return ", ".join(parts)
-        left_open = [p for p in parameters if p.name not in kwargs and not p.has_default]
-        return ", ".join([*parts, *(f"{p.name}={self._argument(p, where)}" for p in left_open)])
+            return ""
+        by_place = (
+            True  # arguments by place cost a third of those by name, so they are, up to the first that is left out
+        )
+        for parameter in parameters:
+            if parameter.name not in given and parameter.has_default:
+                by_place = False
+                continue
+            expression = given.pop(parameter.name, None) or self._argument(parameter, where)
+            by_place = by_place and not parameter.keyword_only
+            parts.append(expression if by_place else f"{parameter.name}={expression}")
+        return ", ".join([*parts, *(f"{key}={expression}" for key, expression in given.items())])
 
     def _given(self, value: Any, place: str) -> str:
         if not is_provider(value):
@@ -247,31 +256,6 @@ class Plan:
             if provided.provider is resolved(value) and provided.type in self._injector.overrides:
                 return self._injector.name(self._injector.overrides[provided.type], "override")
         return self.provider(value, place)
-
-    def _refuse_captives(self, provider: AnyProvider, place: str) -> None:
-        """A value that lives as long as the application must not hold one that lives as long as a scope."""
-        for inner in walk(provider):
-            if inner is not provider and lifetime_of(inner) == "scope":
-                self._injector.problem(_captive(provider, name_of(target_of(inner)), place))
-            elif (target := target_of(inner)) is not None:
-                self._refuse_open_parameters(inner, target, place)
-
-    def _refuse_open_parameters(self, provider: AnyProvider, target: Callable[..., Any], place: str) -> None:
-        args, kwargs = arguments_of(provider)
-        try:
-            parameters = read_signature(target).parameters[len(args) :]
-        except SignatureProblem:
-            return  # a target without a readable signature is the container's own business
-        for parameter in parameters:
-            if parameter.name in kwargs or parameter.has_default:
-                continue
-            if self._injector.builtin_for(parameter.annotation) is not None:
-                self._injector.problem(_captive(provider, show(parameter.annotation), place))
-            else:
-                self._injector.problem(
-                    f"{place} gets {name_of(target)}, which lives as long as the application and whose argument "
-                    f"{parameter.name!r} is not given; give it in the container"
-                )
 
 
 def _advice(wanted: Any) -> str:
@@ -282,13 +266,6 @@ def _advice(wanted: Any) -> str:
     return (
         f", which nothing provides; add a provider to the container: "
         f"{_attribute(wanted)}: Provides[{show(wanted)}] = providers.Factory(...)"
-    )
-
-
-def _captive(provider: AnyProvider, inner: str, place: str) -> str:
-    return (
-        f"{place} gets {name_of(target_of(provider))}, which lives as long as the application but needs {inner}, which "
-        f"ends with each message; make it a Factory"
     )
 
 
