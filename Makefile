@@ -31,11 +31,11 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
-# `exec` leaves no shell between make and the server. On SIGTERM make passes the signal on to the server, waits until it
-# has drained, and ends by the same signal (status 143); on Ctrl-C both get it. If the server itself fails, make's status is 2.
+# `exec` leaves no shell between make and the server, which drains on SIGTERM and Ctrl-C and then exits 0. make itself, if
+# it gets the signal, passes it on, waits, and ends by the same signal (status 143).
 run: setup ## migrate the database and serve the example application
 	$(BIN)/alembic upgrade head
-	@exec $(BIN)/uvicorn app:app --host $(HOST) --port $(PORT)
+	@exec $(BIN)/python -m example_app.entrypoints.serve --host $(HOST) --port $(PORT)
 
 test: setup ## run the tests; real servers are started as needed
 	$(BIN)/python -m pytest $(ARGS)

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.brokers.broker import Broker, IncomingMessage
 from cqrs_fastapi.clock import Clock
-from cqrs_fastapi.errors import CqrsError, SchemaBehindError, UnavailableError
+from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.inbox.consumer import Consumer
 from cqrs_fastapi.inbox.envelope import Envelope
@@ -43,7 +43,7 @@ from cqrs_fastapi.runtime.assembly import (
     start_application_values,
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
-from cqrs_fastapi.runtime.health import Check, Readiness
+from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.supervisor import WorkerState
 from cqrs_fastapi.runtime.topics import TopicCreator
 from cqrs_fastapi.runtime.worker import Worker
@@ -78,6 +78,7 @@ class Engine:
         self._exits = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._units: set[asyncio.Task[Any]] = set()
+        self._probes = (Probe("database", self._ping_database), Probe("broker", self.broker.ping))
         self._relay: Relay | None = None
         self._assembled, self._injector = self._assemble()
         self._routing = Routing(self.settings.service, self._assembled.durable)
@@ -103,6 +104,8 @@ class Engine:
         await self.broker.open()
         # Only now: a broker that is shared counts who has opened it, and another application may still need it.
         self._exits.push_async_callback(_tried, self.broker.close)
+        for probe in self._probes:
+            self._exits.push_async_callback(_tried, probe.close)
         self.broker.declare_group(self.settings.service, self.topics_consumed())
 
     async def close(self) -> None:
@@ -184,9 +187,7 @@ class Engine:
 
     async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
         """Database, broker and workers, asked at once."""
-        found = await asyncio.gather(
-            self._check("database", self._ping_database), self._check("broker", self.broker.ping)
-        )
+        found = await asyncio.gather(*(probe.ask(_CHECK_SECONDS) for probe in self._probes))
         workers = [Check(state.name, state.status == "running", state.status) for state in states]
         checks = (*found, *workers)
         return Readiness(ready=not self.draining and all(check.ok for check in checks), checks=checks)
@@ -239,21 +240,6 @@ class Engine:
             partition = f"{message.topic}/{message.partition}"
             now = self.clock.now()
             advance(connection, self.database.tables, handling.consumer, partition, int(position), now=now)
-
-    async def _check(self, name: str, ping: Any) -> Check:
-        try:
-            async with asyncio.timeout(_CHECK_SECONDS):
-                await ping()
-        except TimeoutError:
-            return Check(name, ok=False, detail="does not answer in time")
-        except SchemaBehindError as error:
-            return Check(name, ok=False, detail=str(error))
-        except CqrsError:
-            return Check(name, ok=False, detail="does not answer")
-        except Exception as error:  # noqa: BLE001  # whatever a driver raises must not hide the other checks
-            log.warning("check_failed", check=name, error=repr(error))
-            return Check(name, ok=False, detail="does not answer")
-        return Check(name, ok=True, detail="answers")
 
     async def _ping_database(self) -> None:
         await self.database.ping()

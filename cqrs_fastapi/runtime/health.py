@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from cqrs_fastapi.errors import CqrsError, SchemaBehindError
+
+log = structlog.get_logger("cqrs_fastapi")
+
+_AFTER_CANCEL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +32,41 @@ class Readiness:
 
     ready: bool
     checks: tuple[Check, ...]
+
+
+@dataclass(slots=True)
+class Probe:
+    """Asks one thing whether it works.
+
+    A driver may need seconds to give up a connection that hangs, so its run is waited for only so long, and whoever
+    asks again meanwhile waits for the same run.
+    """
+
+    name: str
+    ping: Callable[[], Coroutine[Any, Any, None]]
+    _running: asyncio.Task[None] | None = None
+
+    async def ask(self, seconds: float) -> Check:
+        """Never raises, and answers within so many seconds."""
+        if self._running is None or self._running.done():
+            context = contextvars.Context()
+            self._running = asyncio.create_task(self.ping(), name=f"cqrs:check:{self.name}", context=context)
+        running = self._running
+        await asyncio.wait({running}, timeout=seconds)
+        if not running.done():
+            return Check(self.name, ok=False, detail="does not answer in time")
+        error = asyncio.CancelledError() if running.cancelled() else running.exception()
+        if error is None:
+            return Check(self.name, ok=True, detail="answers")
+        if isinstance(error, SchemaBehindError):
+            return Check(self.name, ok=False, detail=str(error))
+        if not isinstance(error, CqrsError):
+            log.warning("check_failed", check=self.name, error=repr(error))
+        return Check(self.name, ok=False, detail="does not answer")
+
+    async def close(self) -> None:
+        """Leave no run behind, so that what it asks can be closed."""
+        running, self._running = self._running, None
+        if running is not None and not running.done():
+            running.cancel()
+            await asyncio.wait({running}, timeout=_AFTER_CANCEL)

@@ -16,7 +16,13 @@ from urllib.error import URLError
 
 import pytest
 
-from example_app.entrypoints.load.expectations import Stored, wrong_in_overview, wrong_in_store, wrong_on_topic
+from example_app.entrypoints.load.expectations import (
+    Stored,
+    has_ended,
+    wrong_in_overview,
+    wrong_in_store,
+    wrong_on_topic,
+)
 from example_app.entrypoints.load.journal import Journal
 from example_app.entrypoints.load.plan import make_plan
 
@@ -197,6 +203,24 @@ def test_a_stream_is_right_only_as_a_whole_life_of_an_order(
 def test_a_gap_in_the_versions_of_a_stream_is_found() -> None:
     gap = [{"version": 2, "event": "order.placed", "message_id": "m"}]
     assert wrong_in_store(["order.placed"], gap) == "its stream has the versions [2]"
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "status", "ended"),
+    [
+        (["order.placed"], "placed", True),
+        (["order.placed", "order.paid"], "placed", False),
+        (["order.placed", "order.cancelled"], "placed", False),
+        (["order.placed"], "paid", False),
+        (["order.placed"], "shipped", True),
+        (["order.placed"], "cancelled", True),
+        (["order.placed"], None, False),
+    ],
+)
+def test_an_order_that_is_still_on_its_way_is_waited_for(
+    acknowledged: list[str], status: str | None, *, ended: bool
+) -> None:
+    assert has_ended(acknowledged, status) is ended
 
 
 SHIPPED = Stored(("order.placed", "order.paid", "order.shipped"), ("m1", "m2", "m3"))

@@ -23,6 +23,7 @@ from example_app.app import app, make_app, make_cqrs
 from example_app.application.orders import ExpireOrder
 from example_app.application.ports import PaymentGateway
 from example_app.entrypoints.announcement import announcement, base_url
+from example_app.shipping.app import make_cqrs as make_shipping
 from example_app.shipping.settings import shipping_settings
 from tests.example_app.conftest import Shop
 
@@ -229,6 +230,15 @@ def test_shipping_has_a_name_and_a_database_of_its_own(monkeypatch: pytest.Monke
     assert found.database_url == "sqlite+aiosqlite:///./shipping.db"
     monkeypatch.setenv("SHIPPING_DATABASE_URL", "sqlite+aiosqlite:///./elsewhere.db")
     assert shipping_settings().database_url == "sqlite+aiosqlite:///./elsewhere.db"
+
+
+def test_shipping_opens_the_database_of_its_own_settings_and_not_the_shops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CQRS_DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'shop.db'}")
+    monkeypatch.setenv("SHIPPING_DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'shipping.db'}")
+    assert make_shipping().database.engine.url.database == str(tmp_path / "shipping.db")
+    assert make_cqrs().database.engine.url.database == str(tmp_path / "shop.db")
 
 
 def test_the_announcement_names_the_address_that_the_server_was_given() -> None:

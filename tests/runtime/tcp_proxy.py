@@ -34,6 +34,7 @@ class TcpProxy:
 
     async def shut(self) -> None:
         """New connections are refused, those there are cut."""
+        self.mode = "open"
         server, self._server = self._server, None
         if server is not None:
             server.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from example_app.entrypoints.load.client import Client, NoAnswerError
 from example_app.entrypoints.load.expectations import (
     Stored,
+    has_ended,
     stored,
     wrong_in_overview,
     wrong_in_store,
@@ -19,7 +20,7 @@ from example_app.entrypoints.load.expectations import (
 )
 from example_app.entrypoints.load.topic import TopicAwayError, read_topic
 
-_PAUSE = 0.5
+_PAUSE = 1.0
 
 
 @dataclass(slots=True)
@@ -50,16 +51,26 @@ class Check:
         """What is still wrong in the end, a sentence each; nothing, if all is well."""
         deadline = time.monotonic() + self.timeout
         while True:
-            wrong = await self._orders() or await self._list() or await self._topic()
-            if not wrong or time.monotonic() > deadline:
+            is_last = time.monotonic() > deadline
+            wrong = await self._orders(ask_all=is_last) or await self._list() or await self._topic()
+            if not wrong or is_last:
                 return wrong
             await asyncio.sleep(_PAUSE)
 
-    async def _orders(self) -> list[str]:
-        """Each order by itself. One that was found right is not asked for again: nothing happens to it any more."""
+    async def _orders(self, *, ask_all: bool) -> list[str]:
+        """Each order by itself, as soon as the list says that it has come to its end; in the last round, all of them.
+
+        So waiting costs the shop a few pages, and not two questions for every order. One that was found right is not
+        asked for again: nothing happens to it any more.
+        """
+        rows = await self._rows()
+        if isinstance(rows, str):
+            return [rows]
         pending = [order_id for order_id in self.acknowledged if order_id not in self.settled]
-        found = await asyncio.gather(*(self._order(order_id) for order_id in pending))
-        return _sentences(zip(pending, found, strict=True))
+        asked = [one for one in pending if ask_all or has_ended(self.acknowledged[one], _status(rows.get(one)))]
+        found = await asyncio.gather(*(self._order(order_id) for order_id in asked))
+        waiting = [(one, "it has not come to its end in the list of orders") for one in set(pending) - set(asked)]
+        return _sentences([*zip(asked, found, strict=True), *waiting])
 
     async def _order(self, order_id: str) -> str | None:
         try:
@@ -79,24 +90,29 @@ class Check:
 
     async def _list(self) -> list[str]:
         """The list of all orders, page by page."""
-        rows: Counter[str] = Counter()
-        summaries: dict[str, Mapping[str, Any]] = {}
+        rows = await self._rows()
+        if isinstance(rows, str):
+            return [rows]
+        self.listed = sum(order_id in rows for order_id in self.settled)
+        return _sentences(
+            (order_id, _wrong_in_list(expected, rows.get(order_id, []))) for order_id, expected in self.settled.items()
+        )
+
+    async def _rows(self) -> Mapping[str, Sequence[Mapping[str, Any]]] | str:
+        """The rows of the list by order, of which each should have one; or a sentence, if the list does not come."""
+        rows: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
         after, more = "", True
         while more:
             try:
                 page = await self.client.get(f"/orders?limit=500{after}")
             except NoAnswerError as error:
-                return [f"the list of orders does not come: {error}"]
+                return f"the list of orders does not come: {error}"
             if page.status != 200:  # noqa: PLR2004  # found
-                return [f"the list of orders is answered with {page.status}"]
-            rows.update(row["order_id"] for row in page.body["orders"])
-            summaries.update((row["order_id"], row) for row in page.body["orders"])
+                return f"the list of orders is answered with {page.status}"
+            for row in page.body["orders"]:
+                rows[row["order_id"]].append(row)
             more, after = page.body["next"] is not None, f"&after={page.body['next']}"
-        self.listed = sum(order_id in rows for order_id in self.settled)
-        return _sentences(
-            (order_id, _wrong_in_list(expected, rows[order_id], summaries.get(order_id)))
-            for order_id, expected in self.settled.items()
-        )
+        return dict(rows)
 
     async def _topic(self) -> list[str]:
         """The messages of each order, where there is a topic to read."""
@@ -114,10 +130,14 @@ class Check:
         )
 
 
-def _wrong_in_list(expected: Stored, rows: int, summary: Mapping[str, Any] | None) -> str | None:
-    if rows != 1 or summary is None:
-        return f"it is {rows} times in the list of orders"
-    return wrong_in_overview(expected, summary)
+def _wrong_in_list(expected: Stored, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    if len(rows) != 1:
+        return f"it is {len(rows)} times in the list of orders"
+    return wrong_in_overview(expected, rows[0])
+
+
+def _status(rows: Sequence[Mapping[str, Any]] | None) -> str | None:
+    return str(rows[0]["status"]) if rows else None
 
 
 def _sentences(found: Iterable[tuple[str, str | None]]) -> list[str]:

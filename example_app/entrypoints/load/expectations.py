@@ -34,6 +34,11 @@ def stored(history: Sequence[Mapping[str, Any]]) -> Stored:
     )
 
 
+def has_ended(acknowledged: Iterable[str], status: str | None) -> bool:
+    """Whether an order of this status in the list may have come to its end: only then it is worth a closer look."""
+    return status in {"shipped", "cancelled"} or (status == "placed" and set(acknowledged) == {"order.placed"})
+
+
 def wrong_in_store(acknowledged: Iterable[str], history: Sequence[Mapping[str, Any]]) -> str | None:
     """What is wrong with an order's stream; None if nothing is."""
     versions = [entry["version"] for entry in history]
