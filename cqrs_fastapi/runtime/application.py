@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from dependency_injector import providers
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -120,7 +120,11 @@ class Application:
         """The requests that have a handler."""
         return [binding.request_type for binding in self.requests.bindings()]
 
-    def override(self, wanted: type[T] | Any) -> Override[T]:
+    @overload
+    def override(self, wanted: type[T], /) -> Override[T]: ...
+    @overload
+    def override(self, wanted: object, /) -> Override[object]: ...
+    def override(self, wanted: Any, /) -> Override[Any]:
         """`with cqrs.override(PaymentGateway).by(fake):` gives `fake` to every handler, however it is reached."""
         return Override(wanted, self._overriding)
 

@@ -68,8 +68,7 @@ class Prepared:
 
     def _read(self, row: Row) -> Row:
         return [
-            process(value) if process is not None else value
-            for process, value in zip(self.results, row, strict=True)
+            process(value) if process is not None else value for process, value in zip(self.results, row, strict=True)
         ]
 
 

@@ -9,17 +9,21 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.driver_errors import before_commit
 from cqrs_fastapi.storage.sqlite_readers import SqliteReaders
+from cqrs_fastapi.storage.sqlite_turn import WriteTurn
 from cqrs_fastapi.storage.sqlite_writer import SqliteWriter
 from cqrs_fastapi.storage.urls import require_usable_file
 
 T = TypeVar("T")
 
 READ_ONLY = "cqrs_read_only"
+TURN = "cqrs_turn"
 _BUSY_SECONDS = 30.0
 _READERS = 2
 
@@ -41,7 +45,9 @@ class SqliteBackend:
             hide_parameters=True,
         )
         event.listen(self.engine.sync_engine, "connect", _configure)
-        event.listen(self.engine.sync_engine, "begin", _begin_immediate)
+        self._turn = WriteTurn()
+        event.listen(self.engine.sync_engine, "begin", self._begin_session)
+        event.listen(self.engine.sync_engine.pool, "checkin", self._leave_turn)
         self._running: _Threads | None = None
 
     async def open(self) -> None:
@@ -50,7 +56,7 @@ class SqliteBackend:
         if self._running is None:
             with before_commit():
                 await asyncio.to_thread(_set_write_ahead, self._url.database or "")
-            self._running = _Threads(self._sync_url)
+            self._running = _Threads(self._sync_url, self._turn)
 
     async def close(self) -> None:
         if self._running is not None:
@@ -71,6 +77,19 @@ class SqliteBackend:
     def sessions(self, *, read_only: bool) -> AsyncEngine:
         return self.engine.execution_options(**{READ_ONLY: True}) if read_only else self.engine
 
+    def _begin_session(self, connection: Connection) -> None:
+        """A session that may write waits for its turn in this process before it asks for the file's lock."""
+        read_only = bool(connection.get_execution_options().get(READ_ONLY, False))
+        if not read_only and not connection.info.get(TURN, False):
+            await_only(self._turn.come(_BUSY_SECONDS))
+            connection.info[TURN] = True
+        _begin_immediate(connection)
+
+    def _leave_turn(self, _: Any, record: ConnectionPoolEntry) -> None:
+        """Its transaction is over when the connection comes back to the pool, however it ended."""
+        if record.info.pop(TURN, False):
+            self._turn.leave()
+
     def _threads(self) -> _Threads:
         if self._running is None:
             raise NotRunningError("the database is not open; write: await database.open()")
@@ -89,13 +108,12 @@ class SqliteBackend:
 class _Threads:
     """The writer's thread and the readers'."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, turn: WriteTurn) -> None:
         self._write_engine = _sync_engine(url, 1)
         self._read_engine = _sync_engine(url, _READERS)
         event.listen(self._read_engine, "connect", _forbid_writes)
-        event.listen(self._read_engine, "begin", _begin_deferred)
         self.readers = SqliteReaders(self._read_engine, _READERS)
-        self.writer = SqliteWriter(self._write_engine)
+        self.writer = SqliteWriter(self._write_engine, turn)
 
     async def close(self) -> None:
         await self.writer.close()
@@ -122,10 +140,6 @@ def _configure(connection: Any, _: Any) -> None:
 
 def _forbid_writes(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA query_only=ON")
-
-
-def _begin_deferred(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +28,32 @@ class Member:
             self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
+
+
+class KeptConnection:
+    """A thread's connection, kept from group to group: taking one from the pool costs as much as a small read."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+
+    def get(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def drop(self) -> None:
+        """Give it back; the next group gets another."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+
+def forget_transaction(connection: Connection) -> None:
+    """End what SQLAlchemy began by itself around the works; the real transaction was the driver's and is over."""
+    transaction = connection.get_transaction()
+    if transaction is not None:
+        transaction.close()
 
 
 def settle(group: Sequence[Member]) -> None:

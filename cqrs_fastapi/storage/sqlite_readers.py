@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from cqrs_fastapi.errors import NotRunningError
 from cqrs_fastapi.storage.driver_errors import before_commit, reading
-from cqrs_fastapi.storage.sqlite_members import Member, settle
+from cqrs_fastapi.storage.sqlite_members import KeptConnection, Member, forget_transaction, settle
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ GROUP = 32
 
 
 class SqliteReaders:
-    """`engine` must begin a deferred transaction by itself. All works of a group see one state of the file, which is at
+    """`engine` must leave BEGIN to this class. All works of a group see one state of the file, which is at
     least as new as the moment each was asked for.
     """
 
@@ -56,13 +56,14 @@ class SqliteReaders:
             await asyncio.to_thread(thread.join)
 
     def _run(self) -> None:
-        ending = False
+        kept, ending = KeptConnection(self._engine), False
         while not ending:
             group, ending = self._take()
             group = [member for member in group if not member.future.cancelled()]
             if group:
-                self._read_all(group)
+                self._read_all(kept, group)
                 settle(group)
+        kept.drop()
 
     def _take(self) -> tuple[list[Member], bool]:
         """What waits now, at least one, and whether this thread shall end."""
@@ -78,14 +79,24 @@ class SqliteReaders:
                 return group, False
         return group, True
 
-    def _read_all(self, group: Sequence[Member]) -> None:
+    def _read_all(self, kept: KeptConnection, group: Sequence[Member]) -> None:
         try:
-            with before_commit(), self._engine.begin() as connection:
-                for member in group:
-                    self._read(connection, member)
+            with before_commit():
+                self._read_together(kept.get(), group)
         except Exception as error:  # noqa: BLE001  # every member hears of it, none waits for ever
+            kept.drop()
             for member in group:
                 member.error = member.error or error
+
+    def _read_together(self, connection: Connection, group: Sequence[Member]) -> None:
+        driver = connection.connection
+        driver.execute("BEGIN")
+        try:
+            for member in group:
+                self._read(connection, member)
+        finally:
+            forget_transaction(connection)
+            driver.rollback()  # it has only read
 
     def _read(self, connection: Connection, member: Member) -> None:
         try:

@@ -1,6 +1,6 @@
 """One thread writes for everybody and commits what waits together: the disk is waited for once per group.
 
-1. Take all that waits, at most GROUP. Skip who was cancelled before that.
+1. Wait for the turn, then take all that waits, at most GROUP. Skip who was cancelled before that.
 2. BEGIN IMMEDIATE; each work in a savepoint of its own, so that an error undoes only its own work.
 3. One COMMIT. Only then does any member hear that it has written.
 If SQLite itself ended the transaction in between (a full disk), or the COMMIT was refused because of what one of them
@@ -21,7 +21,8 @@ from sqlalchemy.exc import IntegrityError
 
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.storage.driver_errors import at_commit, before_commit
-from cqrs_fastapi.storage.sqlite_members import Member, settle
+from cqrs_fastapi.storage.sqlite_members import KeptConnection, Member, forget_transaction, settle
+from cqrs_fastapi.storage.sqlite_turn import WriteTurn
 
 T = TypeVar("T")
 
@@ -32,8 +33,9 @@ GROUP = 256
 class SqliteWriter:
     """`engine` must leave BEGIN to this class. Works run one after the other, in the order of their `write`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, turn: WriteTurn) -> None:
+        self._turn = turn
+        self._kept = KeptConnection(engine)
         self._queue: SimpleQueue[Member | None] = SimpleQueue()
         self._closed = False
         self._working = False
@@ -62,24 +64,23 @@ class SqliteWriter:
     def _run(self) -> None:
         ending = False
         while not ending:
-            group, ending = self._take()
-            group = [member for member in group if not member.future.cancelled()]
-            if not group:
-                continue
+            first = self._queue.get()
+            self._turn.wait()
             try:
-                with before_commit(), self._engine.connect() as connection:
-                    self._commit_group(connection, group)
-            except Exception as error:  # noqa: BLE001  # every member hears of it, none waits for ever
-                for member in group:
-                    member.error = error
+                group, ending = self._take(first)
+                self._commit(group)
+            finally:
+                self._turn.leave()
             settle(group)
+        self._kept.drop()
 
-    def _take(self) -> tuple[list[Member], bool]:
-        """What waits now, at least one, and whether it is the last."""
+    def _take(self, first: Member | None) -> tuple[list[Member], bool]:
+        """What waits now, the first one with it, and whether nothing comes after it."""
         group: list[Member] = []
-        item = self._queue.get()
+        item = first
         while item is not None:
-            group.append(item)
+            if not item.future.cancelled():
+                group.append(item)
             if len(group) == GROUP:
                 return group, False
             try:
@@ -88,10 +89,22 @@ class SqliteWriter:
                 return group, False
         return group, True
 
+    def _commit(self, group: Sequence[Member]) -> None:
+        if not group:
+            return
+        try:
+            with before_commit():
+                self._commit_group(self._kept.get(), group)
+        except Exception as error:  # noqa: BLE001  # every member hears of it, none waits for ever
+            self._kept.drop()
+            for member in group:
+                member.error = error
+
     def _commit_group(self, connection: Connection, group: Sequence[Member]) -> None:
         if len(group) == 1 or not self._commit_together(connection, group):
             for member in group:
                 self._commit_alone(connection, member)
+        forget_transaction(connection)
 
     def _commit_together(self, connection: Connection, group: Sequence[Member]) -> bool:
         """False, with nothing written, if they must be run one by one."""

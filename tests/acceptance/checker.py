@@ -73,9 +73,11 @@ def _effects(remains: Remains, stored: Counter[str]) -> list[str]:
     counts = Counter(remains.effects)
     found = []
     for handler in HANDLERS:
-        for command in stored:
-            if (count := counts[handler, command]) != 1:
-                found.append(f"{handler} has {count} effects of {command}")
+        found += [
+            f"{handler} has {count} effects of {command}"
+            for command in stored
+            if (count := counts[handler, command]) != 1
+        ]
     found += [f"phantom: {handler} of {command}" for handler, command in counts if command not in stored]
     return found
 

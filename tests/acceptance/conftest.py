@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from processes import Fork
-from sqlalchemy import create_engine
+from sqlalchemy import Column, Integer, MetaData, String, Table, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cqrs_fastapi.migrations import upgrade
@@ -48,9 +48,7 @@ def fork(tmp_path: Path, ledger_file: Path) -> Iterator[Fork]:
     fork.close()
 
 
-def _tables() -> object:
-    from sqlalchemy import Column, Integer, MetaData, String, Table  # noqa: PLC0415
-
+def _tables() -> MetaData:
     metadata = MetaData()
     Table(
         "effects",
@@ -60,7 +58,5 @@ def _tables() -> object:
         Column("command", String),
         Column("process", Integer),
     )
-    Table(
-        "ticks", metadata, Column("n", Integer, primary_key=True), Column("tick", String), Column("process", Integer)
-    )
+    Table("ticks", metadata, Column("n", Integer, primary_key=True), Column("tick", String), Column("process", Integer))
     return metadata

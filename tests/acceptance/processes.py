@@ -109,7 +109,7 @@ class Fork:
 
 @contextlib.contextmanager
 def uvicorn_of(folder: Path, *arguments: str, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """uvicorn as everybody starts it. What is left of it at the end is killed by its process id."""
+    """Uvicorn as everybody starts it. What is left of it at the end is killed by its process id."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "ledger:app", "--port", str(port), "--app-dir", str(APPS)]
     with (folder / "uvicorn.log").open("wb") as log:

@@ -155,7 +155,7 @@ def test_containers_may_do_little(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_container_has_longer_to_stop_than_two_drains_take(name: str) -> None:
+def test_a_container_has_twice_the_time_of_a_drain_to_stop(name: str) -> None:
     seconds = int(services()[name]["stop_grace_period"].removesuffix("s"))
     assert seconds > 2 * Settings().drain_timeout.total_seconds()
 

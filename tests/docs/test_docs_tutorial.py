@@ -104,6 +104,11 @@ def test_the_tutorial_has_the_two_files(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["bank.py", "hello.py"]
 
 
+def test_the_readme_shows_the_same_small_program(folder: Path) -> None:
+    readme = ROOT / "README.md"
+    assert (folder / "hello.py").read_text() in [block.text for block in blocks(readme, "python")]
+
+
 def test_what_the_small_program_answered_survives_a_kill(folder: Path) -> None:
     deposit = {"account_id": str(uuid4()), "amount": 100}
     with serving(folder, "hello:app") as served:

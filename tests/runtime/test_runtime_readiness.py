@@ -155,7 +155,7 @@ async def test_a_stop_while_the_database_is_away_does_not_wait_for_it(url: str, 
 
 async def test_a_schema_that_is_missing_is_an_error_of_the_start(postgres_url: str) -> None:
     cqrs = assembled(postgres_url)
-    with pytest.raises(SchemaBehindError, match="has no cqrs_fastapi tables.*run: alembic upgrade head"):
+    with pytest.raises(SchemaBehindError, match=r"has no cqrs_fastapi tables.*run: alembic upgrade head"):
         await cqrs.open()
     assert not cqrs.is_open
     assert cqrs.database.engine.pool.checkedin() == 0  # type: ignore[attr-defined]  # a QueuePool

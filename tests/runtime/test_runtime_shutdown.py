@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from runtime_support import Leftovers, Note, Noted, outbox_is_empty, prepare, rows, settings_for, until
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi import CQRS, Command, Tick, UnitOfWork
@@ -164,9 +164,12 @@ async def test_a_caller_who_leaves_a_scope_during_its_commit_breaks_nothing(url:
     steps.release.set()
     async with cqrs.running(workers=()):
 
+        def leave(_: Connection) -> None:
+            caller.cancel()
+
         async def in_scope() -> None:
             async with cqrs.scope() as scope:
-                steps.before_return = lambda unit: unit.join(lambda _: caller.cancel() and None)
+                steps.before_return = lambda unit: unit.join(leave)
                 await scope.send(Write(text="kept"))
 
         caller = asyncio.create_task(in_scope())
@@ -182,7 +185,7 @@ async def test_after_the_close_the_application_says_that_it_is_not_running(sqlit
     cqrs = assembled(sqlite_url, steps)
     async with cqrs.running(workers=()):
         pass
-    with pytest.raises(NotRunningError, match="async with cqrs.running"):
+    with pytest.raises(NotRunningError, match=r"async with cqrs\.running"):
         await cqrs.mediator.send(Note(text="late"))
     await cqrs.stop_workers()
     await cqrs.close()

@@ -13,8 +13,9 @@ from pathlib import Path
 
 
 def main() -> None:
-    import cqrs_fastapi.migrations  # noqa: PLC0415  # the parent must not do this before it has been started
     import uvicorn  # noqa: PLC0415
+
+    import cqrs_fastapi.migrations  # noqa: PLC0415  # the parent must not do this before it has been started
 
     assert cqrs_fastapi.migrations
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -24,6 +25,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(2, 1)  # its logs must not be taken for answers
             os.environ.update(order["environment"])
             sys.path.insert(0, str(Path(__file__).parent))
             uvicorn.run("ledger:app", port=order["port"], log_level="warning")
