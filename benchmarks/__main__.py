@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import sys
 from importlib.metadata import version
+
+import structlog
 
 from benchmarks import dispatch, http
 from benchmarks.timing import Ratio
@@ -14,6 +17,7 @@ PACKAGES = ("fastapi", "pydantic", "sqlalchemy", "uvicorn")
 
 
 async def main() -> int:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     ratios = [*await dispatch.run(), *await http.run()]
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(f"Python {platform.python_version()}, {versions}\n")
@@ -25,8 +29,9 @@ async def main() -> int:
 
 def _row(ratio: Ratio) -> str:
     best, reference = ratio.best * 1e6, ratio.reference_best * 1e6
-    limit = f"{ratio.limit:>7.2f}"
-    return f"{ratio.name:72} {ratio.value:>7.2f} {ratio.median:>7.2f} {limit}  {best:>9.2f} {reference:>9.2f}"
+    limit = f"{'>=' if ratio.at_least else '<='}{ratio.limit:.1f}"
+    kept = "" if ratio.kept else "  not reached"
+    return f"{ratio.name:72} {ratio.value:>7.2f} {ratio.median:>7.2f} {limit:>7}  {best:>9.2f} {reference:>9.2f}{kept}"
 
 
 if __name__ == "__main__":

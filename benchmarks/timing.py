@@ -21,6 +21,7 @@ class Ratio:
     reference_best: float
     median: float
     """The median of the ratios, round by round."""
+    at_least: bool = False
 
     @property
     def value(self) -> float:
@@ -29,11 +30,13 @@ class Ratio:
 
     @property
     def kept(self) -> bool:
-        return self.value <= self.limit
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-async def compare(name: str, subject: Work, reference: Work, *, limit: float, count: int, rounds: int) -> Ratio:
-    """Time both in turns. `limit` is what the ratio should not exceed."""
+async def compare(
+    name: str, subject: Work, reference: Work, *, limit: float, count: int, rounds: int, at_least: bool = False
+) -> Ratio:
+    """Time both in turns. `limit` is what the ratio of seconds should not exceed, or not fall below."""
     subjects, references = [], []
     for work in (subject, reference):
         await work(count)
@@ -41,7 +44,7 @@ async def compare(name: str, subject: Work, reference: Work, *, limit: float, co
         references.append(await _seconds(reference, count))
         subjects.append(await _seconds(subject, count))
     ratios = [one / other for one, other in zip(subjects, references, strict=True)]
-    return Ratio(name, limit, min(subjects), min(references), statistics.median(ratios))
+    return Ratio(name, limit, min(subjects), min(references), statistics.median(ratios), at_least)
 
 
 async def _seconds(work: Work, count: int) -> float:

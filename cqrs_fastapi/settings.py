@@ -72,4 +72,3 @@ class Settings(BaseSettings):
     """How long inbox rows and finished records are kept; longer than any topic keeps its messages."""
     drain_timeout: timedelta = timedelta(seconds=10)
     """How long workers may finish what they hold when the application stops."""
-    environment: Literal["development", "production"] = "development"

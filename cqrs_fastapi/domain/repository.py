@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -12,11 +12,15 @@ from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.errors import ConcurrencyError, NotFoundError
 from cqrs_fastapi.eventstore.expected_version import describe
 from cqrs_fastapi.eventstore.read import read_stream
+from cqrs_fastapi.eventstore.records import StoredEvent
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
+
+FEW = 200
+"""Events that are read at once; a longer stream takes a second read."""
 
 
 class TracksAggregates(Protocol):
@@ -26,6 +30,10 @@ class TracksAggregates(Protocol):
     def tenant(self) -> str: ...
 
     async def read(self, work: Callable[[Connection], T], /) -> T: ...
+
+    async def read_few(self, work: Callable[[Connection], T], /) -> T:
+        """As `read`, for one statement that finds at most a few hundred rows."""
+        ...
 
     def track(self, aggregate: Aggregate, /) -> None:
         """Store what the aggregate records when the unit of work commits."""
@@ -78,16 +86,25 @@ class Repository(Generic[A]):
         known = self._unit_of_work.tracked(aggregate.stream)
         if known is not None:
             return self._same_type(known)
-        tenant, stream = self._unit_of_work.tenant, aggregate.stream
-        stored = await self._unit_of_work.read(
-            lambda connection: read_stream(connection, self._tables, stream, tenant=tenant)
-        )
+        await self._replay(aggregate)
+        self._unit_of_work.track(aggregate)
+        return aggregate
+
+    async def _replay(self, aggregate: A) -> None:
+        """Fold what is stored: the first events, which mostly are all there are, and then the rest."""
+        tenant, stream, tables = self._unit_of_work.tenant, aggregate.stream, self._tables
+        stored = await self._unit_of_work.read_few(lambda c: read_stream(c, tables, stream, tenant=tenant, limit=FEW))
+        self._fold(aggregate, stored)
+        if len(stored) == FEW:
+            after = stored[-1].version
+            rest = await self._unit_of_work.read(lambda c: read_stream(c, tables, stream, tenant=tenant, after=after))
+            self._fold(aggregate, rest)
+
+    def _fold(self, aggregate: A, stored: Sequence[StoredEvent]) -> None:
         if stored:
             decode = self._registry.decode
             events = (decode(row.type, row.schema_version, row.data.encode()) for row in stored)
             aggregate.replay(events, stored[-1].version)
-        self._unit_of_work.track(aggregate)
-        return aggregate
 
     def _same_type(self, known: Aggregate) -> A:
         if not isinstance(known, self._aggregate_type):

@@ -88,15 +88,12 @@ class Kernel:
         if len(self._tasks) >= self.limits.at_once:
             work.close()
             raise OverloadedError(f"{self.limits.at_once} units of work are under way; try again in a moment")
-        task = asyncio.get_running_loop().create_task(work)
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+        task = loop.create_task(_settle(work, outcome))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if not task.done():
-                task.add_done_callback(_report_failure_without_caller)
-            raise
+        return await outcome
 
     async def drain(self, seconds: float) -> int:
         """Wait for units under way; how many were still running when the time was over."""
@@ -153,12 +150,23 @@ class Kernel:
 async def _close_after_commit(scope: Scope) -> None:
     try:
         await scope.close(None)
-    except Exception:
+    except Exception as error:  # noqa: BLE001  # whatever a user's generator raises
         # The commit has happened, so the caller must not be told that the message failed.
-        log.exception("scope_close_failed_after_commit")
+        log.error("scope_close_failed_after_commit", error=repr(error))
 
 
-def _report_failure_without_caller(task: asyncio.Task[Any]) -> None:
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        log.error("unit_of_work_failed_after_its_caller_left", error=repr(error))
+async def _settle(work: Coroutine[Any, Any, T], outcome: asyncio.Future[T]) -> None:
+    """Run to the end and tell the caller, who may have left."""
+    try:
+        result = await work
+    except asyncio.CancelledError:
+        outcome.cancel()
+        raise
+    except BaseException as error:  # noqa: BLE001  # it is raised again where the caller waits
+        if outcome.cancelled():
+            log.error("unit_of_work_failed_after_its_caller_left", error=repr(error))
+        else:
+            outcome.set_exception(error)
+    else:
+        if not outcome.cancelled():
+            outcome.set_result(result)

@@ -20,7 +20,7 @@ from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.assembly import Blueprint
-from cqrs_fastapi.runtime.container import CqrsContainer
+from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
 from cqrs_fastapi.runtime.override import Override
@@ -48,6 +48,7 @@ class Application:
     ) -> None:
         """Nothing is read, opened or checked here. `settings` and `broker` replace the container's."""
         self.container: Any = container if container is not None else CqrsContainer()
+        give_settings(self.container)
         if settings is not None:
             self.container.providers["settings"].override(providers.Object(settings))
         if broker is not None:
@@ -120,8 +121,9 @@ class Application:
         """The requests that have a handler."""
         return [binding.request_type for binding in self.requests.bindings()]
 
+    # A class is the closer match; the second form is for protocols and for the functions of Depends.
     @overload
-    def override(self, wanted: type[T], /) -> Override[T]: ...
+    def override(self, wanted: type[T], /) -> Override[T]: ...  # pyright: ignore[reportOverlappingOverload]  # see above
     @overload
     def override(self, wanted: object, /) -> Override[object]: ...
     def override(self, wanted: Any, /) -> Override[Any]:

@@ -10,7 +10,7 @@ from cqrs_fastapi.brokers.connect import connect
 from cqrs_fastapi.clock import Clock, SystemClock
 from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.identity import IdFactory, Uuid7Factory
-from cqrs_fastapi.mediation.providers import Provides
+from cqrs_fastapi.mediation.providers import AnyContainer, Provides, arguments_of, target_of
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
 
@@ -40,3 +40,14 @@ class CqrsContainer(containers.DeclarativeContainer):
     ids: Provides[IdFactory] = providers.Singleton(Uuid7Factory)
     database: Provides[Database] = providers.Singleton(Database, settings)
     broker: Provides[Broker] = providers.Singleton(_connect, settings)
+
+
+def give_settings(container: AnyContainer) -> None:
+    """Let database and broker have the container's own settings. They refer to the provider they were declared with,
+    which a subclass with a `settings` of its own has replaced.
+    """
+    own = container.providers["settings"]
+    for name in ("database", "broker"):
+        for given in arguments_of(container.providers[name])[0]:
+            if given is not own and target_of(given) is read_settings:
+                given.override(own)

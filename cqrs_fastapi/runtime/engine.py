@@ -19,6 +19,7 @@ from cqrs_fastapi.brokers.broker import Broker, IncomingMessage
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.inbox.claims import settled
 from cqrs_fastapi.inbox.consumer import Consumer
 from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.handling import Handlings
@@ -194,10 +195,13 @@ class Engine:
 
     async def take_in(self, event: AnyEvent, message_id: UUID, metadata: Metadata | None) -> None:
         """An event from elsewhere, through the inbox; see EventMediator.handle."""
-        now = self.clock.now()
-        known = metadata or Metadata(message_id=message_id, correlation_id=str(message_id), time=now)
-        handlings, errors = self._handlings(), []
+        given = metadata or Metadata(message_id=message_id, correlation_id=str(message_id), time=self.clock.now())
+        known = replace(given, message_id=message_id)
+        handlings, errors, tables = self._handlings(), [], self.database.tables
+        done = await self.database.read(lambda connection: settled(connection, tables, [message_id]))
         for handling in self.kernel.pipelines.durable.get(type(event), ()):
+            if (handling.consumer, message_id) in done:
+                continue
             try:
                 await handlings.take_in(handling, Envelope(event, known))
             except Exception as error:  # noqa: BLE001  # the first is raised when all handlers have been tried

@@ -57,6 +57,9 @@ class PostgresBackend:
                     raise
             return await self._read_once(work)
 
+    async def read_few(self, work: Callable[[Connection], T]) -> T:
+        return await self.read(work)
+
     async def write(self, work: Callable[[Connection], T]) -> T:
         with before_commit():
             async with self.engine.connect() as connection:

@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
-from cqrs_fastapi.errors import ConfigurationError, NotRunningError
+from cqrs_fastapi.errors import ConfigurationError, NotRunningError, UnavailableError
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.driver_errors import before_commit
+from cqrs_fastapi.storage.sqlite_here import HereReader
 from cqrs_fastapi.storage.sqlite_readers import SqliteReaders
 from cqrs_fastapi.storage.sqlite_turn import WriteTurn
 from cqrs_fastapi.storage.sqlite_writer import SqliteWriter
@@ -67,6 +68,13 @@ class SqliteBackend:
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._threads().readers.read(work)
 
+    async def read_few(self, work: Callable[[Connection], T]) -> T:
+        threads = self._threads()
+        try:
+            return threads.here.read(work)
+        except UnavailableError:
+            return await threads.readers.read(work)  # it can wait there for whatever was in the way
+
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._threads().writer.write(work)
 
@@ -106,18 +114,24 @@ class SqliteBackend:
 
 
 class _Threads:
-    """The writer's thread and the readers'."""
+    """The writer's thread and the readers', and what reads without one."""
 
     def __init__(self, url: URL, turn: WriteTurn) -> None:
         self._write_engine = _sync_engine(url, 1)
         self._read_engine = _sync_engine(url, _READERS)
         event.listen(self._read_engine, "connect", _forbid_writes)
+        self._here_engine = _sync_engine(url, _READERS)
+        event.listen(self._here_engine, "connect", _forbid_writes)
+        event.listen(self._here_engine, "connect", _forbid_waiting)
         self.readers = SqliteReaders(self._read_engine, _READERS)
+        self.here = HereReader(self._here_engine)
         self.writer = SqliteWriter(self._write_engine, turn)
 
     async def close(self) -> None:
         await self.writer.close()
         await self.readers.close()
+        self.here.close()
+        self._here_engine.dispose()
         self._write_engine.dispose()
         self._read_engine.dispose()
 
@@ -140,6 +154,10 @@ def _configure(connection: Any, _: Any) -> None:
 
 def _forbid_writes(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA query_only=ON")
+
+
+def _forbid_waiting(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA busy_timeout=0")
 
 
 def _begin_immediate(connection: Connection) -> None:

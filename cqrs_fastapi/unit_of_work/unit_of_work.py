@@ -111,6 +111,12 @@ class UnitOfWork:
             return await self._services.database.run(self._session, work)
         return await self._services.database.read(work)
 
+    async def read_few(self, work: Callable[[Connection], T], /) -> T:
+        """As `read`, for one statement that finds at most a few hundred rows."""
+        if self._session is not None:
+            return await self._services.database.run(self._session, work)
+        return await self._services.database.read_few(work)
+
     async def prepare(self) -> None:
         """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
         pipelines = self._scope.kernel.pipelines

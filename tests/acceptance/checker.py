@@ -20,7 +20,7 @@ class Remains:
     ticks: list[str] = field(default_factory=list)
     outbox: int = 0
     dead_letters: int = 0
-    leases_held: int = 0
+    leases_held: list[str] = field(default_factory=list)
 
 
 QUERIES = {
@@ -29,7 +29,7 @@ QUERIES = {
     "ticks": "SELECT tick FROM ticks ORDER BY n",
     "outbox": "SELECT count(*) FROM cqrs_outbox",
     "dead_letters": "SELECT count(*) FROM cqrs_dead_letters",
-    "leases_held": "SELECT count(*) FROM cqrs_leases WHERE owner IS NOT NULL",
+    "leases_held": "SELECT name FROM cqrs_leases WHERE owner IS NOT NULL ORDER BY name",
 }
 
 
@@ -52,7 +52,7 @@ def remains_of(found: dict[str, list[tuple]]) -> Remains:  # type: ignore[type-a
         [tick for (tick,) in found["ticks"]],
         found["outbox"][0][0],
         found["dead_letters"][0][0],
-        found["leases_held"][0][0],
+        [name for (name,) in found["leases_held"]],
     )
 
 

@@ -74,6 +74,7 @@ class Fork:
             stderr=self._log,
             text=True,
             cwd=folder,
+            start_new_session=True,
         )
         assert self._answer() == "ready"
 
@@ -98,6 +99,8 @@ class Fork:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
+        # The group is this object's own: whatever was forked ends with it, also when a test has lost count.
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
         self._process.stdout.close()
         self._log.close()

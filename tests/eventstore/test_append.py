@@ -12,9 +12,9 @@ from cqrs_fastapi.eventstore.append import append, current_version
 from cqrs_fastapi.eventstore.expected_version import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, checked
 from cqrs_fastapi.eventstore.read import read_stream
 from cqrs_fastapi.eventstore.records import NewEvent, SiblingRows, StreamAppend, checked_stream
+from cqrs_fastapi.migrations import upgrade
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
-from cqrs_fastapi.migrations import upgrade
 
 pytestmark = pytest.mark.anyio
 

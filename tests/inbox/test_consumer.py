@@ -283,3 +283,13 @@ async def test_publish_outside_of_a_handler_returns_after_a_commit(cqrs: CQRS) -
     await until(lambda: outbox_is_empty(cqrs))
 
     assert await done(cqrs, "writer") == ["p"]
+
+
+async def test_handling_again_by_hand_runs_only_who_has_not_settled_it(cqrs: CQRS, script: Script) -> None:
+    message_id = uuid4()
+    other = Metadata(message_id=uuid4(), correlation_id="c", time=datetime.now(UTC))
+    for _ in range(3):
+        await cqrs.event_mediator.handle(Happened(what="x"), message_id=message_id, metadata=other)
+
+    assert [metadata.message_id for metadata in script.seen] == [message_id]
+    assert await done(cqrs, "writer") == ["x"]

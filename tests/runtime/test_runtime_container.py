@@ -354,3 +354,15 @@ def test_making_an_application_reads_no_environment(monkeypatch: pytest.MonkeyPa
     cqrs = CQRS()
     monkeypatch.setenv("CQRS_SERVICE", "second")
     assert cqrs.settings == Settings(service="second")
+
+
+async def test_settings_that_a_subclass_replaces_reach_database_and_broker(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'own.db'}"
+
+    class Container(CqrsContainer):
+        settings = providers.Singleton(Settings, database_url=url, service="own")
+
+    cqrs = CQRS(container=Container())
+
+    assert str(cqrs.database.engine.url) == url
+    assert cqrs.settings.service == "own"

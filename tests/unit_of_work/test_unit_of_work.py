@@ -27,6 +27,7 @@ from cqrs_fastapi import (
     UnitOfWork,
     applies,
 )
+from cqrs_fastapi.domain.repository import FEW
 from cqrs_fastapi.errors import MessageTooLargeError, ReadOnlyError, UnknownMessageError
 from cqrs_fastapi.messages.metadata import Origin, enter, leave
 from cqrs_fastapi.migrations import upgrade
@@ -402,3 +403,14 @@ async def test_each_tenant_has_streams_of_its_own(cqrs: CQRS) -> None:
     query = select(events.c.tenant, events.c.version).order_by(events.c.position)
     found = await cqrs.database.read(lambda c: [tuple(row) for row in c.execute(query)])
     assert found == [("red", 1), ("blue", 1), ("red", 2)]
+
+
+@pytest.mark.parametrize("length", [FEW - 1, FEW, FEW + 1, 2 * FEW + 5])
+async def test_a_stream_of_any_length_is_folded_whole(cqrs: CQRS, length: int) -> None:
+    account = uuid4()
+    async with cqrs.scope() as scope:
+        for _ in range(length):
+            await scope.send(Deposit(account=account, amount=1))
+
+    assert await cqrs.mediator.send(GetBalance(account=account)) == length
+    assert await cqrs.mediator.send(Deposit(account=account, amount=1)) == length + 1
