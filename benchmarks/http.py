@@ -21,6 +21,7 @@ from benchmarks.timing import Ratio, Work, compare
 CONNECTIONS = 16
 COUNT = 1_500
 ROUNDS = 10
+HEAD = b"POST /deposits HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\n"
 
 EMPTY = """
 from uuid import UUID
@@ -76,8 +77,7 @@ async def run() -> list[Ratio]:
 
 
 async def _compare(name: str, empty: int, hello: int) -> Ratio:
-    rate = await compare(name, _requests(empty), _requests(hello), limit=0.3, count=COUNT, rounds=ROUNDS, at_least=True)
-    return rate
+    return await compare(name, _requests(empty), _requests(hello), limit=0.3, count=COUNT, rounds=ROUNDS, at_least=True)
 
 
 def _requests(port: int) -> Work:
@@ -94,13 +94,13 @@ async def _client(port: int, number: int, count: int) -> None:
     for turn in range(count):
         account = UUID(int=(time.time_ns() << 16) + number)
         body = json.dumps({"account_id": str(account), "amount": turn}).encode()
-        head = f"POST /deposits HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
+        length = f"content-length: {len(body)}\r\n\r\n"
+        writer.write(HEAD + length.encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         if not answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"the server answered {answer!r}")
-        length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        await reader.readexactly(length)
+        size = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(size)
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()

@@ -13,7 +13,7 @@ Work = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Seconds per operation of the subject and of its reference. Minima are the least disturbed; medians tell the rest."""
+    """Seconds per operation of the subject and of its reference. Minima are the least disturbed."""
 
     name: str
     limit: float

@@ -24,7 +24,10 @@ class _Initial:
 
 
 def state(make: Callable[[], S]) -> S:
-    """Says how a mutable field of an aggregate starts, in each instance anew: `lines: list[Line] = state(list)`."""
+    """Says how a mutable field of an aggregate starts, in each instance anew.
+
+    Write `lines: list[Line] = state(list)`.
+    """
     return cast("S", _Initial(make))
 
 

@@ -18,9 +18,7 @@ NO_STREAM: Final = StreamState.NO_STREAM
 STREAM_EXISTS: Final = StreamState.STREAM_EXISTS
 ANY: Final = StreamState.ANY
 
-ExpectedVersion: TypeAlias = (
-    Literal[StreamState.NO_STREAM, StreamState.STREAM_EXISTS, StreamState.ANY] | int
-)
+ExpectedVersion: TypeAlias = Literal[StreamState.NO_STREAM, StreamState.STREAM_EXISTS, StreamState.ANY] | int
 """A number is the version of the last event in the stream, from 1; 0 means the same as NO_STREAM."""
 
 

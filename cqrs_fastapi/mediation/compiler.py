@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from cqrs_fastapi.mediation.answers import fits, result_of, show
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
+from cqrs_fastapi.mediation.doubles import consumers_named_twice, requests_bound_twice
 from cqrs_fastapi.mediation.event_map import EventBinding
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
 from cqrs_fastapi.mediation.frame import root_frame_of
@@ -38,7 +38,8 @@ class Compiler:
 
     def compile_requests(self, bindings: Sequence[RequestBinding], registered: Iterable[type]) -> None:
         """Requests and streams; `registered` are request types that somebody counts on having a handler."""
-        self._refuse_doubles(bindings)
+        for problem in requests_bound_twice(bindings):
+            self._problem(problem)
         for binding in bindings:
             handling = self._request(binding)
             if handling is None:
@@ -55,7 +56,8 @@ class Compiler:
 
     def compile_events(self, bindings: Sequence[EventBinding]) -> None:
         """Event handlers, grouped by the event's class in the order they were bound."""
-        self._refuse_shared_consumers(bindings)
+        for problem in consumers_named_twice(bindings):
+            self._problem(problem)
         for binding in bindings:
             try:
                 definition_of(binding.event_type)
@@ -255,24 +257,6 @@ class Compiler:
         cores = [_core(body, handling, kernel) for body in handling.bodies]
         core = cores[0] if len(cores) == 1 else with_fallback(handling, cores[0], cores[1])
         return wrap(handling.behaviors, core)
-
-    def _refuse_doubles(self, bindings: Sequence[RequestBinding]) -> None:
-        for request_type, times in Counter(binding.request_type for binding in bindings).items():
-            if times > 1:
-                handlers = [name_of(h) for b in bindings if b.request_type is request_type for h in b.handlers]
-                self._problem(
-                    f"{request_type.__name__} is bound {times} times ({', '.join(handlers)}); a request has one "
-                    f"handler: remove the others, or bind a list for a chain of responsibility"
-                )
-
-    def _refuse_shared_consumers(self, bindings: Sequence[EventBinding]) -> None:
-        counted = Counter((b.consumer, b.event_type) for b in bindings if b.when == "durable")
-        for (consumer, event_type), times in counted.items():
-            if times > 1:
-                self._problem(
-                    f"{times} durable handlers of {event_type.__name__} are called {consumer!r}; the name is how the "
-                    f"inbox tells them apart: give one of them name='...'"
-                )
 
     def _problem(self, sentence: str) -> None:
         self.injector.problem(sentence)

@@ -20,7 +20,7 @@ class Routing:
     handled: frozenset[type]
 
     def topic_of(self, event_type: type[AnyEvent]) -> str | None:
-        """The event's own topic, or the internal one if a durable handler is bound; None means it stays in the store."""
+        """The event's own topic, or the internal one if a durable handler is bound, or None: it stays in the store."""
         topic = definition_of(event_type).topic
         if topic is not None:
             return topic

@@ -155,7 +155,7 @@ class UnitOfWork:
             await session.close()
 
     def _work(self, prepared: Prepared) -> Work:
-        """The commit's work. It may run in another thread, where no message is current, so it asks for nothing there."""
+        """The commit's work. It may run in another thread, where no message is current: it asks for nothing there."""
         tables, tenant, now = self._services.database.tables, self.tenant, self._scope.kernel.clock.now()
 
         def write(connection: Connection) -> None:

@@ -91,9 +91,11 @@ def until_ready(program: Program, port: int, *, path: str = "/health/ready", sec
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert program.process.poll() is None, f"it ended with {program.process.returncode}:\n{program.printed()}"
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:  # loopback
-                if answer.status == 200:
-                    return
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer,
+        ):
+            if answer.status == 200:
+                return
         time.sleep(0.1)
     raise AssertionError(f"not ready after {seconds} seconds:\n{program.printed()}")

@@ -190,7 +190,7 @@ async def test_what_was_received_before_a_rebalance_cannot_turn_back_what_came_a
     await new.close()
     place = TopicPartition(topic, partition)
     async with asyncio.timeout(30):
-        while old._consumer is None or place not in old._consumer.assignment():  # noqa: ASYNC110 -- nobody tells
+        while old._consumer is None or place not in old._consumer.assignment():
             await asyncio.sleep(0.05)
     await old.settle([message for message in in_hand if message.partition == partition][:1])
     committed = await old._consumer.committed(place)

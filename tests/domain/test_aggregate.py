@@ -67,8 +67,8 @@ def test_mutable_fields_are_each_instance_s_own() -> None:
 
 
 def test_the_stream_is_category_and_id() -> None:
-    id = UUID("00000000-0000-7000-8000-000000000001")
-    assert Account(id).stream == f"account-{id}"
+    identity = UUID("00000000-0000-7000-8000-000000000001")
+    assert Account(identity).stream == f"account-{identity}"
 
 
 def test_a_subclass_may_override_a_fold_without_repeating_the_mark() -> None:

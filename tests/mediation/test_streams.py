@@ -104,7 +104,7 @@ async def test_an_error_reaches_the_reader_after_the_items_before_it() -> None:
 
     app = await started(requests)
     seen = []
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012  # where the error comes is the case itself
+    with pytest.raises(ZeroDivisionError):  # where the error comes is the case itself
         async for item in app.mediator.stream(Count(to=2)):
             seen.append(item)  # noqa: PERF401  # what came before the error must be kept
     assert seen == [1, 2]

@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 from uuid import uuid4
 
 import pytest
@@ -114,7 +115,7 @@ class Running:
     def __init__(self, cqrs: CQRS) -> None:
         self.cqrs, self.stop = cqrs, asyncio.Event()
 
-    async def __aenter__(self) -> "Running":
+    async def __aenter__(self) -> Self:
         self.task = asyncio.create_task(self.cqrs.worker("relay").run(self.stop))
         return self
 

@@ -40,7 +40,7 @@ class TcpProxy:
             server.close()
         for writer in list(self._writers):
             writer.transport.abort()
-        while self._writers:  # noqa: ASYNC110  # each ends by itself once its transport is gone
+        while self._writers:  # each ends by itself once its transport is gone
             await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,7 +60,7 @@ class TcpProxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                while self.mode == "black":  # noqa: ASYNC110  # nothing passes until the mode changes
+                while self.mode == "black":  # nothing passes until the mode changes
                     await asyncio.sleep(0.01)
                 writer.write(data)
                 await writer.drain()

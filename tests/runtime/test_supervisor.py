@@ -31,7 +31,7 @@ class Work:
 
 async def until(met: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not met():  # noqa: ASYNC110  # what is waited for tells nobody
+        while not met():  # what is waited for tells nobody
             await asyncio.sleep(0.005)
 
 

@@ -88,7 +88,7 @@ class Cluster:
 
     async def until(self, met: Callable[[], Awaitable[object]]) -> None:
         async with asyncio.timeout(20):
-            while not await met():  # noqa: ASYNC110  # a row of a database tells nobody
+            while not await met():  # a row of a database tells nobody
                 await asyncio.sleep(0.02)
 
 

@@ -101,7 +101,7 @@ async def test_releasing_a_lost_lease_does_not_take_it_from_its_new_holder(datab
 async def test_a_lease_ends_by_the_clock_of_the_database(database: Database) -> None:
     short = await acquire(database, ANN, timedelta(milliseconds=20))
     assert short is not None
-    while (taken := await acquire(database, BEN)) is None:  # noqa: ASYNC110  # nobody tells when it has ended
+    while (taken := await acquire(database, BEN)) is None:  # nobody tells when it has ended
         await asyncio.sleep(0.01)
     assert taken.epoch == short.epoch + 1
 

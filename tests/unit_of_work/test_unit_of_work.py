@@ -49,7 +49,7 @@ class Audited(Event):
     what: str
 
 
-class Refused(DomainError):
+class RefusedError(DomainError):
     code = "refused"
 
 
@@ -110,7 +110,7 @@ class Stray(Event):
     pass
 
 
-def build(url: str, **settings: object) -> CQRS:
+def build(url: str, **settings: object) -> CQRS:  # noqa: C901  # one function a handler
     cqrs = CQRS(settings=Settings(database_url=url, **settings))  # type: ignore[arg-type]  # fields by name
 
     @cqrs.handles(Deposit)
@@ -118,7 +118,7 @@ def build(url: str, **settings: object) -> CQRS:
         account = await accounts.get_or_new(command.account)
         account.record(Deposited(amount=command.amount))
         if command.amount < 0:
-            raise Refused("no negative amounts")
+            raise RefusedError("no negative amounts")
         return account.balance
 
     @cqrs.handles(Rename)
@@ -134,7 +134,7 @@ def build(url: str, **settings: object) -> CQRS:
         assert loaded.balance >= command.amount  # the nested command's state is seen before the commit
         try:
             await mediator.send(Deposit(account=command.source, amount=-command.amount))
-        except Refused:
+        except RefusedError:
             if not command.swallow:
                 raise
 
@@ -144,7 +144,7 @@ def build(url: str, **settings: object) -> CQRS:
         account.record(Renamed(name=command.id))
         await session.execute(insert(notes).values(id=command.id, n=1))
         if command.fail:
-            raise Refused("after the insert")
+            raise RefusedError("after the insert")
 
     @cqrs.handles(GetBalance)
     async def balance(query: GetBalance, accounts: Repository[Account]) -> int:
@@ -215,7 +215,7 @@ async def test_an_event_without_topic_stays_in_the_store(cqrs: CQRS) -> None:
 
 
 async def test_a_refused_command_leaves_nothing(cqrs: CQRS) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await cqrs.mediator.send(Deposit(account=uuid4(), amount=-1))
 
     assert await stored(cqrs) == []
@@ -224,14 +224,14 @@ async def test_a_refused_command_leaves_nothing(cqrs: CQRS) -> None:
 
 async def test_nested_sends_are_committed_together(cqrs: CQRS) -> None:
     source, target = uuid4(), uuid4()
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await cqrs.mediator.send(Transfer(source=source, target=target, amount=5))
 
     assert await stored(cqrs) == []
 
 
 async def test_an_error_of_a_nested_send_rolls_back_even_if_it_is_caught(cqrs: CQRS) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await cqrs.mediator.send(Transfer(source=uuid4(), target=uuid4(), amount=5, swallow=True))
 
     assert await stored(cqrs) == []
@@ -240,7 +240,7 @@ async def test_an_error_of_a_nested_send_rolls_back_even_if_it_is_caught(cqrs: C
 async def test_rows_of_the_session_and_events_are_one_transaction(cqrs: CQRS) -> None:
     account = uuid4()
     await cqrs.mediator.send(Note(id="a", account=account))
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await cqrs.mediator.send(Note(id="b", account=account, fail=True))
 
     assert await count(cqrs, notes) == 1
@@ -273,7 +273,7 @@ async def test_an_expected_version_of_the_caller_is_not_retried(cqrs: CQRS) -> N
 
 
 async def test_an_aggregate_without_events_is_not_found(cqrs: CQRS) -> None:
-    with pytest.raises(NotFoundError, match="Account .* does not exist"):
+    with pytest.raises(NotFoundError, match=r"Account .* does not exist"):
         await cqrs.mediator.send(GetBalance(account=uuid4()))
 
 
@@ -309,7 +309,7 @@ async def test_an_event_over_the_limit_is_refused_before_anything_is_written(dat
         async with cqrs.database.engine.begin() as connection:
             await connection.run_sync(upgrade)
     async with cqrs.running(workers=()):
-        with pytest.raises(MessageTooLargeError, match="Audited has .* the limit is 100"):
+        with pytest.raises(MessageTooLargeError, match=r"Audited has .* the limit is 100"):
             await cqrs.mediator.send(Publish(what="x" * 200))
 
         assert await stored(cqrs) == []
@@ -336,10 +336,10 @@ async def test_a_scope_is_one_unit_of_work_for_several_requests(cqrs: CQRS) -> N
         assert await stored(cqrs) == []
 
     assert len(await stored(cqrs)) == 2
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         async with cqrs.scope() as scope:
             await scope.send(Deposit(account=one, amount=1))
-            raise Refused("changed my mind")
+            raise RefusedError("changed my mind")
     assert len(await stored(cqrs)) == 2
 
 

@@ -79,7 +79,7 @@ async def server(make_application: Callable[..., Any], install_on: Callable[...,
         listening.bind(("127.0.0.1", 0))
         serving = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
         task = asyncio.create_task(serving.serve(sockets=[listening]))
-        while not serving.started:  # noqa: ASYNC110  # uvicorn offers no event
+        while not serving.started:  # uvicorn offers no event
             await asyncio.sleep(0.01)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         serving.should_exit = True

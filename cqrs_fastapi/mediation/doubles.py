@@ -1,0 +1,32 @@
+"""Bindings that contradict one another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from cqrs_fastapi.mediation.event_map import EventBinding
+from cqrs_fastapi.mediation.request_map import RequestBinding
+from cqrs_fastapi.mediation.signatures import name_of
+
+
+def requests_bound_twice(bindings: Sequence[RequestBinding]) -> Iterator[str]:
+    """A request has one handler."""
+    for request_type, times in Counter(binding.request_type for binding in bindings).items():
+        if times > 1:
+            handlers = [name_of(h) for b in bindings if b.request_type is request_type for h in b.handlers]
+            yield (
+                f"{request_type.__name__} is bound {times} times ({', '.join(handlers)}); a request has one handler: "
+                f"remove the others, or bind a list for a chain of responsibility"
+            )
+
+
+def consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
+    """The inbox tells the durable handlers of an event apart by their names."""
+    counted = Counter((b.consumer, b.event_type) for b in bindings if b.when == "durable")
+    for (consumer, event_type), times in counted.items():
+        if times > 1:
+            yield (
+                f"{times} durable handlers of {event_type.__name__} are called {consumer!r}; the name is how the inbox "
+                f"tells them apart: give one of them name='...'"
+            )
