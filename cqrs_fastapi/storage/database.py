@@ -34,6 +34,7 @@ class _Backend(Protocol):
     async def read(self, work: Callable[[Connection], T]) -> T: ...
     async def read_few(self, work: Callable[[Connection], T]) -> T: ...
     async def write(self, work: Callable[[Connection], T]) -> T: ...
+    async def write_few(self, work: Callable[[Connection], T]) -> T: ...
     def sessions(self, *, read_only: bool) -> AsyncEngine: ...
 
 
@@ -107,6 +108,13 @@ class Database:
         cancelled does not know whether it has written.
         """
         return await self._backend.write(work)
+
+    async def write_few(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, for a work of a few statements that touch a few rows.
+
+        On SQLite it runs in the calling thread, which it holds for that long; only the disk is waited for elsewhere.
+        """
+        return await self._backend.write_few(work)
 
     def session(self, *, read_only: bool = False) -> AsyncSession:
         """A new session, whose objects stay readable after the commit; use `driver_errors.commit` to commit it.

@@ -68,6 +68,9 @@ class PostgresBackend:
                     await connection.commit()
                 return result
 
+    async def write_few(self, work: Callable[[Connection], T]) -> T:
+        return await self.write(work)
+
     def sessions(self, *, read_only: bool) -> AsyncEngine:
         return self.engine.execution_options(postgresql_readonly=True) if read_only else self.engine
 

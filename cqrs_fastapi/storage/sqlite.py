@@ -15,7 +15,7 @@ from sqlalchemy.util import await_only
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError, UnavailableError
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.driver_errors import before_commit
-from cqrs_fastapi.storage.sqlite_here import HereReader
+from cqrs_fastapi.storage.sqlite_here import HereReader, HereWriter
 from cqrs_fastapi.storage.sqlite_readers import SqliteReaders
 from cqrs_fastapi.storage.sqlite_turn import WriteTurn
 from cqrs_fastapi.storage.sqlite_writer import SqliteWriter
@@ -78,6 +78,9 @@ class SqliteBackend:
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._threads().writer.write(work)
 
+    async def write_few(self, work: Callable[[Connection], T]) -> T:
+        return await self._threads().here_writer.write(work)
+
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         """In a transaction of its own, since a migration asks the connection for transactions."""
         return await asyncio.to_thread(self._migrate, work)
@@ -123,15 +126,20 @@ class _Threads:
         self._here_engine = _sync_engine(url, _READERS)
         event.listen(self._here_engine, "connect", _forbid_writes)
         event.listen(self._here_engine, "connect", _forbid_waiting)
+        self._here_write_engine = _sync_engine(url, 1)
+        event.listen(self._here_write_engine, "connect", _forbid_waiting)
         self.readers = SqliteReaders(self._read_engine, _READERS)
         self.here = HereReader(self._here_engine)
         self.writer = SqliteWriter(self._write_engine, turn)
+        self.here_writer = HereWriter(self._here_write_engine, turn, self.writer, _BUSY_SECONDS)
 
     async def close(self) -> None:
+        await self.here_writer.close()
         await self.writer.close()
         await self.readers.close()
         self.here.close()
         self._here_engine.dispose()
+        self._here_write_engine.dispose()
         self._write_engine.dispose()
         self._read_engine.dispose()
 

@@ -47,6 +47,11 @@ class Prepared:
     def __bool__(self) -> bool:
         return bool(self.appends or self.outbox)
 
+    @property
+    def size(self) -> int:
+        """How many rows it is."""
+        return len(self.outbox) + sum(len(one.events) + 1 for one in self.appends)
+
     def siblings(self, tables: Tables) -> list[SiblingRows]:
         return [SiblingRows(tables.outbox, self.outbox)]
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[[Connection], None]
 
+FEW = 20
+"""Rows of a unit of work that is written in the event loop's own thread, where the database is embedded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -136,7 +139,7 @@ class UnitOfWork:
         elif self._session is not None:
             await self._commit_session(self._session, prepared)
         elif prepared or self._joined:
-            await self._services.database.write(self._work(prepared))
+            await self._write(prepared)
         if prepared.outbox:
             self._services.wake()
 
@@ -153,6 +156,13 @@ class UnitOfWork:
         if self._session_is_ours:
             await commit(session)
             await session.close()
+
+    async def _write(self, prepared: Prepared) -> None:
+        database, work = self._services.database, self._work(prepared)
+        if prepared.size <= FEW:
+            await database.write_few(work)
+        else:
+            await database.write(work)
 
     def _work(self, prepared: Prepared) -> Work:
         """The commit's work. It may run in another thread, where no message is current: it asks for nothing there."""
