@@ -56,8 +56,9 @@ async def post_deposit() -> int:
 
 
 def small_program() -> str:
-    """The program of the first page."""
-    return (Path(__file__).parent / "small_program.py").read_text()
+    """The program of the README."""
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    return page.partition("```python\n")[2].partition("```")[0]
 
 
 async def run() -> list[Ratio]:

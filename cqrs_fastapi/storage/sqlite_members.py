@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -28,6 +29,25 @@ class Member:
             self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
+
+
+def take_waiting(queue: SimpleQueue[Member | None], first: Member | None, at_most: int) -> tuple[list[Member], bool]:
+    """The first one and what waits behind it, without those whose callers have left, and whether nothing comes after.
+
+    None in a queue is the last of it.
+    """
+    group: list[Member] = []
+    item = first
+    while item is not None:
+        if not item.future.cancelled():
+            group.append(item)
+        if len(group) == at_most:
+            return group, False
+        try:
+            item = queue.get_nowait()
+        except Empty:
+            return group, False
+    return group, True
 
 
 class KeptConnection:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from cqrs_fastapi.errors import NotRunningError
 from cqrs_fastapi.storage.driver_errors import before_commit, reading
-from cqrs_fastapi.storage.sqlite_members import KeptConnection, Member, forget_transaction, settle
+from cqrs_fastapi.storage.sqlite_members import KeptConnection, Member, forget_transaction, settle, take_waiting
 
 T = TypeVar("T")
 
@@ -58,26 +58,11 @@ class SqliteReaders:
     def _run(self) -> None:
         kept, ending = KeptConnection(self._engine), False
         while not ending:
-            group, ending = self._take()
-            group = [member for member in group if not member.future.cancelled()]
+            group, ending = take_waiting(self._queue, self._queue.get(), GROUP)
             if group:
                 self._read_all(kept, group)
                 settle(group)
         kept.drop()
-
-    def _take(self) -> tuple[list[Member], bool]:
-        """What waits now, at least one, and whether this thread shall end."""
-        group: list[Member] = []
-        item = self._queue.get()
-        while item is not None:
-            group.append(item)
-            if len(group) == GROUP:
-                return group, False
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                return group, False
-        return group, True
 
     def _read_all(self, kept: KeptConnection, group: Sequence[Member]) -> None:
         try:

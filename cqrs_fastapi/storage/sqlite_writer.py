@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from cqrs_fastapi.errors import NotRunningError
 from cqrs_fastapi.storage.driver_errors import before_commit
 from cqrs_fastapi.storage.sqlite_group import GroupTransaction
-from cqrs_fastapi.storage.sqlite_members import KeptConnection, Member, settle
+from cqrs_fastapi.storage.sqlite_members import KeptConnection, Member, settle, take_waiting
 from cqrs_fastapi.storage.sqlite_turn import WriteTurn
 
 T = TypeVar("T")
@@ -65,27 +65,12 @@ class SqliteWriter:
             first = self._queue.get()
             self._turn.wait()
             try:
-                group, ending = self._take(first)
+                group, ending = take_waiting(self._queue, first, GROUP)
                 self._commit(group)
             finally:
                 self._turn.leave()
             settle(group)
         self._kept.drop()
-
-    def _take(self, first: Member | None) -> tuple[list[Member], bool]:
-        """What waits now, the first one with it, and whether nothing comes after it."""
-        group: list[Member] = []
-        item = first
-        while item is not None:
-            if not item.future.cancelled():
-                group.append(item)
-            if len(group) == GROUP:
-                return group, False
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                return group, False
-        return group, True
 
     def _commit(self, group: Sequence[Member]) -> None:
         if not group:

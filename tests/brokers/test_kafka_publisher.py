@@ -14,6 +14,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from cqrs_fastapi.brokers.broker import Delivery, Outcome
 from cqrs_fastapi.brokers.kafka import publisher as module
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
+from cqrs_fastapi.brokers.kafka.faults import no_silent_cancellation
 from cqrs_fastapi.brokers.kafka.publisher import KafkaPublisher
 from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.testing.contracts.broker import deliveries, outgoing
@@ -246,3 +247,22 @@ async def test_a_closed_publisher_says_so(publish: Make) -> None:
     await publisher.close()
     with pytest.raises(UnavailableError, match="closed"):
         await publisher.publish([outgoing("t", "k", b"")])
+
+
+async def test_a_delivery_that_the_client_gave_up_is_held_and_nobody_looks_cancelled() -> None:
+    with pytest.raises(errors.KafkaError, match="gave up"), no_silent_cancellation():
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+
+async def test_a_cancellation_of_the_caller_stays_one() -> None:
+    async def waiting() -> None:
+        with no_silent_cancellation():
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(waiting())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

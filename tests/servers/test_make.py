@@ -40,7 +40,7 @@ def stand_in(checkout: Path, name: str, script: str) -> None:
 
 
 def test_sigterm_drains_the_server_before_make_ends(checkout: Path) -> None:
-    stand_in(checkout, "uvicorn", SERVER)
+    stand_in(checkout, "python", SERVER)
     with subprocess.Popen(("make", "run", "PORT=9"), cwd=checkout, stdout=subprocess.PIPE, text=True) as make:
         deadline = time.monotonic() + 30
         while not (checkout / "serving").exists():
@@ -50,11 +50,11 @@ def test_sigterm_drains_the_server_before_make_ends(checkout: Path) -> None:
         output, _ = make.communicate(timeout=30)
     assert output.splitlines()[-2:] == ["alembic upgrade head", "drained"]
     assert make.returncode == -signal.SIGTERM
-    assert (checkout / "serving").read_text() == "app:app --host 127.0.0.1 --port 9"
+    assert (checkout / "serving").read_text() == "-m example_app.entrypoints.serve --host 127.0.0.1 --port 9"
 
 
 def test_a_server_that_fails_makes_make_fail(checkout: Path) -> None:
-    stand_in(checkout, "uvicorn", "#!/bin/sh\nexit 3\n")
+    stand_in(checkout, "python", "#!/bin/sh\nexit 3\n")
     ended = subprocess.run(("make", "run"), cwd=checkout, capture_output=True, check=False)
     assert ended.returncode == 2
 

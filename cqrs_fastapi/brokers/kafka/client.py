@@ -12,7 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
-from cqrs_fastapi.brokers.kafka.faults import describe
+from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation
 from cqrs_fastapi.errors import UnavailableError
 
 PING_SECONDS = 2.0
@@ -43,7 +43,8 @@ async def ping(config: KafkaConfig) -> None:
     client = AIOKafkaClient(**connection(replace(config, request_timeout_ms=int(PING_SECONDS * 1000))))
     try:
         async with asyncio.timeout(PING_SECONDS):
-            await client.bootstrap()
+            with no_silent_cancellation():
+                await client.bootstrap()
     except (KafkaError, OSError, TimeoutError) as error:
         raise away(config, error) from error
     finally:
@@ -62,7 +63,8 @@ async def start_producer(config: KafkaConfig) -> AIOKafkaProducer:
     )
     try:
         async with asyncio.timeout(config.request_timeout_ms / 1000):
-            await producer.start()
+            with no_silent_cancellation():
+                await producer.start()
     except (KafkaError, OSError, TimeoutError) as error:
         await producer.stop()
         raise away(config, error) from error

@@ -17,6 +17,7 @@ from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.brokers.kafka import headers
 from cqrs_fastapi.brokers.kafka.client import away, connection
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
+from cqrs_fastapi.brokers.kafka.faults import no_silent_cancellation
 
 _METADATA_MAX_AGE_MS = 5_000
 _STOP_SECONDS = 10.0
@@ -56,7 +57,8 @@ async def start_consumer(
     )
     try:
         async with asyncio.timeout(config.request_timeout_ms / 1000):
-            await consumer.start()
+            with no_silent_cancellation():
+                await consumer.start()
     except (KafkaError, OSError, TimeoutError) as error:
         await stop_consumer(consumer)
         raise away(config, error) from error
@@ -72,7 +74,8 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
     """Leave the group, in bounded time; a member that cannot say goodbye is missed after the session's time limit."""
     try:
         async with asyncio.timeout(_STOP_SECONDS):
-            await consumer.stop()
+            with no_silent_cancellation():
+                await consumer.stop()
     except (KafkaError, TimeoutError) as error:
         logger.warning("a Kafka consumer did not leave its group in order: %r", error)
 

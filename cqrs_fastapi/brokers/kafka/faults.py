@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiokafka import errors
 
@@ -24,6 +27,20 @@ _REFUSALS = (
     errors.PolicyViolationError,
 )
 """Sending the same bytes again cannot help. Everything that is not listed is held: a wrong guess then only waits."""
+
+
+@contextmanager
+def no_silent_cancellation() -> Iterator[None]:
+    """Aiokafka cancels its own futures when a connection ends, and who awaits one would look cancelled, though nobody
+    has cancelled it. Here that is an error of the connection; a cancellation of the running task passes.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise errors.KafkaConnectionError("the client gave up what was under way") from error
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from cqrs_fastapi.brokers.broker import Outcome, OutgoingMessage
 from cqrs_fastapi.brokers.kafka.client import kill_producer, start_producer
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
-from cqrs_fastapi.brokers.kafka.faults import describe
+from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation
 from cqrs_fastapi.brokers.kafka.lanes import Lanes, Shipment
 from cqrs_fastapi.errors import UnavailableError
 
@@ -75,7 +75,7 @@ class KafkaPublisher:
         async def route(topic: str) -> None:
             try:
                 async with asyncio.timeout(_METADATA_SECONDS):
-                    lanes.route(topic, await producer.partitions_for(topic))
+                    lanes.route(topic, await _partitions(producer, topic))
             except TimeoutError:
                 lanes.fail_topic(topic, TimeoutError(f"the broker does not know a topic {topic!r}"))
             except KafkaError as error:
@@ -120,10 +120,17 @@ class KafkaPublisher:
         await kill_producer(producer)
 
 
+async def _partitions(producer: AIOKafkaProducer, topic: str) -> set[int]:
+    with no_silent_cancellation():
+        partitions: set[int] = await producer.partitions_for(topic)
+        return partitions
+
+
 async def _deliver(producer: AIOKafkaProducer, shipment: Shipment) -> BaseException | None:
     place = shipment.lane.place
     try:
-        await (await producer.send_batch(shipment.builder, place.topic, partition=place.partition))
+        with no_silent_cancellation():
+            await (await producer.send_batch(shipment.builder, place.topic, partition=place.partition))
     except KafkaError as error:
         # The annotation is for the checker, which knows nothing of aiokafka's classes.
         failure: BaseException = error

@@ -20,7 +20,7 @@ from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.brokers.kafka.client import away
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.consumer import incoming, start_consumer, stop_consumer
-from cqrs_fastapi.brokers.kafka.faults import describe
+from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation
 from cqrs_fastapi.brokers.kafka.windows import Windows
 from cqrs_fastapi.errors import UnavailableError
 
@@ -72,7 +72,8 @@ class KafkaSubscription:
             return
         try:
             async with asyncio.timeout(self._config.request_timeout_ms / 1000):
-                await consumer.commit(offsets)
+                with no_silent_cancellation():
+                    await consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError) as error:
             # By design: the group has rebalanced, and the next owner of the partition receives them again.
             logger.info("group %s has rebalanced and receives some messages again: %s", self._group, describe(error))
@@ -106,7 +107,8 @@ class KafkaSubscription:
             # getmany has no limit while the group is joining. The block ends in the same step as the messages are out.
             # It is longer than an ordinary poll, which therefore never counts as joining.
             async with asyncio.timeout((self._config.stall_timeout_ms + _POLL_MS) / 1000):
-                records = await consumer.getmany(timeout_ms=_POLL_MS, max_records=self._config.batch)
+                with no_silent_cancellation():
+                    records = await consumer.getmany(timeout_ms=_POLL_MS, max_records=self._config.batch)
         except TimeoutError:
             self._joining += 1
             return []
@@ -127,7 +129,8 @@ class KafkaSubscription:
         """The group has no offset in this partition: start at its beginning."""
         try:
             async with asyncio.timeout(self._config.request_timeout_ms / 1000):
-                await consumer.seek_to_beginning(place)
+                with no_silent_cancellation():
+                    await consumer.seek_to_beginning(place)
         except IllegalStateError:
             logger.info("%s went to another member before it was begun", place)
         except (KafkaError, TimeoutError) as error:
@@ -150,7 +153,8 @@ class KafkaSubscription:
         """
         try:
             async with asyncio.timeout(self._config.request_timeout_ms / 1000):
-                behind = await _positions_behind(consumer)
+                with no_silent_cancellation():
+                    behind = await _positions_behind(consumer)
         except IllegalStateError:
             return
         except (KafkaError, TimeoutError) as error:
