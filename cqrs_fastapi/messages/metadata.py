@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Protocol, Self
+from typing import Protocol
 from uuid import UUID
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -31,9 +31,26 @@ class Metadata:
         """The metadata of the message being handled; a LookupError outside of one."""
         return _CURRENT.get().metadata
 
-    def caused(self, message_id: UUID, time: datetime) -> Self:
+    def caused(self, message_id: UUID, time: datetime) -> Metadata:
         """The metadata of a message that this one brings about."""
-        return replace(self, message_id=message_id, time=time, causation_id=self.message_id)
+        return self._followed(message_id, time, self.message_id)
+
+    def begun(self, message_id: UUID, time: datetime) -> Metadata:
+        """The metadata of a message with this context and no cause."""
+        return self._followed(message_id, time, None)
+
+    def _followed(self, message_id: UUID, time: datetime, causation_id: UUID | None) -> Metadata:
+        # Made for every message: `dataclasses.replace` takes three times as long.
+        return Metadata(
+            message_id,
+            self.correlation_id,
+            time,
+            causation_id,
+            self.user,
+            self.tenant,
+            self.traceparent,
+            self.headers,
+        )
 
 
 class HoldsMetadata(Protocol):
@@ -64,7 +81,7 @@ class Origin:
     metadata: Metadata
 
     def next(self, message_id: UUID, time: datetime) -> Metadata:
-        return replace(self.metadata, message_id=message_id, time=time, causation_id=None)
+        return self.metadata.begun(message_id, time)
 
 
 _CURRENT: ContextVar[HoldsMetadata] = ContextVar("cqrs_metadata")
