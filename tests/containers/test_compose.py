@@ -26,8 +26,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from container_files import PORT, ROOT, environment, health_check, in_order_of_start, of_ours, services
 from sqlalchemy import make_url
 
@@ -161,23 +160,16 @@ def _holds(condition: Callable[[], bool]) -> bool:
         return False
 
 
-async def _skip_what_others_left(bootstrap: str, group: str) -> None:
-    """The topics have fixed names and the broker is shared: this group begins behind the messages of other tests."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
-    await consumer.start()
+async def _delete_what_others_left(bootstrap: str) -> None:
+    """The topics have fixed names and the broker is shared: those of other tests go, with their messages."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
     try:
-        known = await consumer.topics()
-        places = [
-            TopicPartition(topic, partition)
-            for topic in TOPICS
-            if topic in known
-            for partition in consumer.partitions_for_topic(topic) or ()
-        ]
-        if places:
-            consumer.assign(places)
-            await consumer.commit(await consumer.end_offsets(places))
+        while left := sorted(set(TOPICS) & set(await admin.list_topics())):
+            await admin.delete_topics(left)
+            await asyncio.sleep(0.2)
     finally:
-        await consumer.stop()
+        await admin.close()
 
 
 @contextmanager
@@ -193,8 +185,7 @@ def _databases(server: str) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def stack(image: Path, installed: Path, postgres_server: str, real_kafka: str) -> Iterator[Stack]:
     service = f"shop-{secrets.token_hex(4)}"
-    for group in (service, "shipping"):
-        asyncio.run(_skip_what_others_left(real_kafka, group))
+    asyncio.run(_delete_what_others_left(real_kafka))
     with _databases(postgres_server) as databases:
         made = Stack(image, installed, databases, real_kafka, service)
         try:
