@@ -280,8 +280,8 @@ async def _commit(scope: Scope) -> None:
 async def _tried(step: Callable[[], Awaitable[None]]) -> None:
     try:
         await step()
-    except Exception:
-        log.exception("close_failed")
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other steps must be tried
+        log.error("close_failed", error=repr(error))
 
 
 def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
