@@ -11,6 +11,8 @@ _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
 _RANDOM_BITS = (1 << 62) - 1
 _TAKEN = 8
 _IN_STORE = 128 * _TAKEN
+_forks = 0
+"""How many forks lie between the first process and this one: asking the system for its id takes longer."""
 
 
 class IdFactory(Protocol):
@@ -25,11 +27,11 @@ class Uuid7Factory:
     More than 4096 identifiers in one millisecond borrow from the next one, as RFC 9562 section 6.2 allows.
     """
 
-    __slots__ = ("_last", "_pid", "_random")
+    __slots__ = ("_forks", "_last", "_random")
 
     def __init__(self) -> None:
         self._last = 0
-        self._pid = 0
+        self._forks = 0
         self._random = b""
 
     def __call__(self) -> UUID:
@@ -44,8 +46,15 @@ class Uuid7Factory:
 
         A fork would repeat what its parent has in store, so it reads its own.
         """
-        pid = os.getpid()
-        if len(self._random) < _TAKEN or pid != self._pid:
-            self._random, self._pid = os.urandom(_IN_STORE), pid
+        if len(self._random) < _TAKEN or self._forks != _forks:
+            self._random, self._forks = os.urandom(_IN_STORE), _forks
         taken, self._random = self._random[-_TAKEN:], self._random[:-_TAKEN]
         return taken
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603  # there is one process
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)

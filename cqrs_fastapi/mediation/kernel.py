@@ -76,7 +76,7 @@ class Kernel:
             async with aclosing(body(scope, message)) as items:  # type: ignore[type-var]  # an async generator, which the compiler has checked
                 async for item in items:
                     await put(item)
-            await scope.unit_of_work.prepare()
+            await scope.unit_of_work.prepare(scope)
         except BaseException as error:
             await self._abandon(scope, error)
             raise
@@ -126,7 +126,7 @@ class Kernel:
                 if guard is not None:
                     await guard(scope)
                 result = await body(scope, message)
-                await scope.unit_of_work.prepare()
+                await scope.unit_of_work.prepare(scope)
             if scope.spoiled is not None:
                 raise scope.spoiled  # noqa: TRY301  # it is abandoned like any other error
             # From here on nothing of ours cancels: the outcome must be known.

@@ -34,7 +34,7 @@ class UnitOfWorkPort(Protocol):
         """Run `work` in the transaction of the commit, before anything else of it."""
         ...
 
-    async def prepare(self) -> None:
+    async def prepare(self, scope: Scope, /) -> None:
         """Run in-transaction handlers until no new event appears. May be cancelled; nothing is committed yet."""
         ...
 
@@ -140,5 +140,6 @@ class Scope:
     async def close(self, error: BaseException | None) -> None:
         """Close what generators opened, telling them how it ended."""
         self._closed = True
+        self._mediator = self._event_mediator = None
         if self._exits is not None:
             await self._exits.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)

@@ -155,7 +155,7 @@ class Engine:
         try:
             try:
                 yield scope
-                await scope.unit_of_work.prepare()
+                await scope.unit_of_work.prepare(scope)
                 scope.require_unspoiled()
             except BaseException:
                 await scope.unit_of_work.rollback()

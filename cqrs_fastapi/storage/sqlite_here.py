@@ -27,6 +27,8 @@ T = TypeVar("T")
 GROUP = 32
 """The most works in one transaction: an event loop is held by so many at once."""
 
+_READING = reading(write_instead="give the work to Database.write")
+
 
 class HereReader:
     """`engine` must wait for no lock: where it would have to, `read` raises UnavailableError at once."""
@@ -40,7 +42,7 @@ class HereReader:
         """Run a work of one statement."""
         kept = self._mine()
         try:
-            with before_commit(), reading(write_instead="give the work to Database.write"):
+            with before_commit(), _READING:
                 connection = kept.get()
                 result = work(connection)
                 forget_transaction(connection)

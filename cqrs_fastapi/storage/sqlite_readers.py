@@ -19,6 +19,8 @@ T = TypeVar("T")
 GROUP = 32
 """The most works in one group, so that none waits long for the others."""
 
+_READING = reading(write_instead="give the work to Database.write")
+
 
 class SqliteReaders:
     """`engine` must leave BEGIN to this class. All works of a group see one state of the file, which is at
@@ -85,7 +87,7 @@ class SqliteReaders:
 
     def _read(self, connection: Connection, member: Member) -> None:
         try:
-            with before_commit(), reading(write_instead="give the work to Database.write"):
+            with before_commit(), _READING:
                 member.result = member.work(connection)
         except StopIteration as error:
             member.error = RuntimeError(f"the work raised {error!r}, which no future can carry")

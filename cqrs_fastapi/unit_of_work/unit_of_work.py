@@ -55,8 +55,9 @@ class UnitOfWork:
         "_appends",
         "_drafts",
         "_joined",
+        "_kernel",
         "_published",
-        "_scope",
+        "_read_only",
         "_seen",
         "_services",
         "_session",
@@ -65,7 +66,9 @@ class UnitOfWork:
 
     def __init__(self, services: Services, scope: Scope, session: AsyncSession | None = None) -> None:
         self._services = services
-        self._scope = scope
+        # Not the scope, which holds this: what is in a cycle waits for the garbage collector.
+        self._kernel = scope.kernel
+        self._read_only = scope.read_only
         self._session = session
         self._session_is_ours = session is None
         self._aggregates: dict[str, Aggregate] = {}
@@ -77,13 +80,13 @@ class UnitOfWork:
 
     @property
     def tenant(self) -> str:
-        return _current_metadata(self._scope.kernel).tenant or ""
+        return _current_metadata(self._kernel).tenant or ""
 
     @property
     def session(self) -> AsyncSession:
         """The session of this unit. From the first use on, everything of the unit happens in its transaction."""
         if self._session is None:
-            self._session = self._services.database.session(read_only=self._scope.read_only)
+            self._session = self._services.database.session(read_only=self._read_only)
         return self._session
 
     def publish(self, event: AnyEvent, /) -> None:
@@ -120,13 +123,13 @@ class UnitOfWork:
             return await self._services.database.run(self._session, work)
         return await self._services.database.read_few(work)
 
-    async def prepare(self) -> None:
+    async def prepare(self, scope: Scope) -> None:
         """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
-        pipelines = self._scope.kernel.pipelines
+        pipelines = self._kernel.pipelines
         while new := self._new_drafts():
             self._drafts.extend(new)
             for draft in new:
-                await pipelines.react(self._scope, draft.event, draft.metadata)
+                await pipelines.react(scope, draft.event, draft.metadata)
 
     async def commit(self) -> None:
         """One transaction: what was joined, the session's changes, events and outbox rows. Returns when it is durable.
@@ -134,7 +137,7 @@ class UnitOfWork:
         Raises ConcurrencyError, UnavailableError (nothing was written) or UnknownOutcomeError.
         """
         prepared = prepare_rows(self._drafts, self._services.registry, self._services.routing, self._services.limits)
-        if self._session is not None and self._scope.read_only:
+        if self._session is not None and self._read_only:
             await self._session.close()
         elif self._session is not None:
             await self._commit_session(self._session, prepared)
@@ -166,7 +169,7 @@ class UnitOfWork:
 
     def _work(self, prepared: Prepared) -> Work:
         """The commit's work. It may run in another thread, where no message is current: it asks for nothing there."""
-        tables, tenant, now = self._services.database.tables, self.tenant, self._scope.kernel.clock.now()
+        tables, tenant, now = self._services.database.tables, self.tenant, self._kernel.clock.now()
 
         def write(connection: Connection) -> None:
             for work in self._joined:
@@ -190,16 +193,15 @@ class UnitOfWork:
         drafts += [self._draft(event, None, definition_of(type(event)).name, NO_STREAM) for event in self._published]
         self._appends.clear()
         self._published.clear()
-        if drafts and self._scope.read_only:
+        if drafts and self._read_only:
             raise ReadOnlyError(
                 f"a query recorded {type(drafts[0].event).__name__}; queries change nothing: make it a command"
             )
         return drafts
 
     def _draft(self, event: AnyEvent, stream: str | None, category: str, expected: ExpectedVersion) -> Draft:
-        kernel = self._scope.kernel
         current = holder()
-        message_id, time = kernel.ids(), kernel.clock.now()
+        message_id, time = self._kernel.ids(), self._kernel.clock.now()
         metadata = (
             current.next(message_id, time)
             if current is not None

@@ -45,7 +45,9 @@ class RequestOrigin:
         correlation_id: str | None,
         traceparent: str | None,
     ) -> None:
-        self._ids, self._clock, self.identify, self._scope = ids, clock, identify, scope
+        self._ids, self._clock, self.identify = ids, clock, identify
+        # The scope holds this too, and what is in a cycle waits for the garbage collector.
+        self._scope = None if identify is None else scope
         self._message_id = ids() if correlation_id is None else None
         self._time: datetime | None = None
         self.correlation_id = str(self._message_id) if correlation_id is None else correlation_id
@@ -61,7 +63,7 @@ class RequestOrigin:
         return self.next(self._message_id, self._time)
 
     def next(self, message_id: UUID, time: datetime) -> Metadata:
-        user, tenant = (None, None) if self.identify is None else self.identify(HTTPConnection(self._scope))
+        user, tenant = self._identified()
         return Metadata(
             message_id=message_id,
             correlation_id=self.correlation_id,
@@ -70,6 +72,11 @@ class RequestOrigin:
             tenant=tenant,
             traceparent=self.traceparent,
         )
+
+    def _identified(self) -> tuple[str | None, str | None]:
+        if self.identify is None or self._scope is None:
+            return None, None
+        return self.identify(HTTPConnection(self._scope))
 
 
 class RequestContextMiddleware:

@@ -49,7 +49,7 @@ def until_acknowledged(journal: Path, count: int, load: Program, *, seconds: flo
         time.sleep(0.02)
 
 
-def test_the_shop_is_served_loaded_checked_and_stopped(stage: Stage) -> None:
+def test_example_app_is_served_loaded_checked_and_stopped(stage: Stage) -> None:
     port = free_port()
     with stage.running(*SERVE, "--port", str(port)) as shop:
         until_ready(shop, port)

@@ -203,7 +203,7 @@ def test_the_wheel_holds_what_the_services_need(installed: Path) -> None:
     assert not list(installed.glob("tests*")) + list(installed.glob("example_app*"))
 
 
-def test_an_order_is_placed_paid_and_shipped_by_the_services_and_all_of_them_stop(stack: Stack) -> None:
+def test_containers_run_as_processes_until_an_order_has_shipped_and_all_of_them_stop(stack: Stack) -> None:
     stack.up()
     order = _place_and_pay(stack)
 

@@ -72,10 +72,10 @@ class Unit:
     def join(self, work: Callable[[Connection], None], /) -> None:
         raise NotImplementedError
 
-    async def prepare(self) -> None:
+    async def prepare(self, scope: Scope, /) -> None:
         while self.published:
             event = self.published.pop(0)
-            await self.scope.kernel.pipelines.react(self.scope, event, _metadata_of_event())
+            await self.scope.kernel.pipelines.react(scope, event, _metadata_of_event())
 
     async def commit(self) -> None:
         if self.world.committing is not None:

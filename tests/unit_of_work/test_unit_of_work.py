@@ -1,6 +1,7 @@
 """One transaction per message, through the mediator, on both databases."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -414,3 +415,20 @@ async def test_a_stream_of_any_length_is_folded_whole(cqrs: CQRS, length: int) -
 
     assert await cqrs.mediator.send(GetBalance(account=account)) == length
     assert await cqrs.mediator.send(Deposit(account=account, amount=1)) == length + 1
+
+
+async def test_a_unit_that_has_ended_leaves_nothing_to_the_garbage_collector(cqrs: CQRS) -> None:
+    async with cqrs.running(workers=()):
+        await cqrs.mediator.send(Deposit(account=uuid4(), amount=1))
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await cqrs.mediator.send(Deposit(account=uuid4(), amount=1))
+            gc.collect()
+            left = {type(one).__name__ for one in gc.garbage if type(one).__module__.startswith("cqrs_fastapi")}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not left

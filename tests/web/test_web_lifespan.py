@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -92,6 +93,12 @@ def test_the_mediator_opens_before_every_lifespan_and_workers_run_while_all_are_
     with TestClient(recorded) as client:
         assert client.get("/").status_code == 200
     assert application.happened == ORDER
+
+
+def test_what_the_start_has_made_is_no_work_for_the_garbage_collector_until_the_end(recorded: FastAPI) -> None:
+    with TestClient(recorded):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
 
 
 def test_an_app_may_be_started_again(recorded: FastAPI, application: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import msgspec
 from dependency_injector import providers
@@ -102,6 +103,14 @@ class GetSeen(Query[list[str]]):
     pass
 
 
+class Lifetimes(Query[dict[str, Any]]):
+    pass
+
+
+class NameTrail(Query[str]):
+    pass
+
+
 class Numbers(StreamRequest[int]):
     up_to: int
 
@@ -111,10 +120,14 @@ class Rates:
 
     factor = 0
 
+    def __init__(self) -> None:
+        self.name = uuid4().hex
+
 
 class Fees:
     def __init__(self, rates: Rates, session: AsyncSession) -> None:
         self.rates, self.session = rates, session
+        self.name = uuid4().hex
 
 
 class Trail:
@@ -122,6 +135,7 @@ class Trail:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.name = uuid4().hex
 
 
 async def open_rates() -> AsyncIterator[Rates]:
@@ -179,6 +193,28 @@ class DepositHandler(RequestHandler[Deposit, int]):
         return account.balance
 
 
+@requests.handles(Lifetimes)
+class LifetimesHandler(RequestHandler[Lifetimes, dict[str, Any]]):
+    def __init__(self, fees: Fees, trail: Trail, greeting: str, mediator: RequestMediator) -> None:
+        self.fees, self.trail, self.greeting, self.mediator = fees, trail, greeting, mediator
+
+    async def handle(self, _: Lifetimes) -> dict[str, Any]:
+        self.trail.lines.append("asked")
+        return {
+            "greeting": self.greeting,
+            "rates": self.fees.rates.name,
+            "rates_are_open": self.fees.rates.factor == 1,
+            "fees": self.fees.name,
+            "trail": self.trail.name,
+            "trail_of_the_nested_request": await self.mediator.send(NameTrail()),
+        }
+
+
+@requests.handles(NameTrail)
+async def name_trail(_: NameTrail, trail: Trail) -> str:
+    return trail.name
+
+
 @requests.handles(Count)
 async def count(command: Count, events: EventMediator) -> None:
     await events.publish(Counted(command.count))
@@ -216,6 +252,7 @@ class Totals(Projection):
     @on(Deposited)
     async def deposited(self, event: Deposited, session: AsyncSession) -> None:
         account = str(event.account)
+        await session.execute(insert(seen).values(what=account, detail=str(event.amount)))
         held = (await session.execute(select(totals.c.total).where(totals.c.account == account))).scalar()
         if held is None:
             await session.execute(insert(totals).values(account=account, total=event.amount))
@@ -255,6 +292,11 @@ async def post_published(count: int, events: EventMediatorDep) -> None:
 @app.get("/totals/{account}")
 async def read_total(account: UUID, mediator: MediatorDep) -> int:
     return await mediator.send(GetTotal(account=account))
+
+
+@app.get("/lifetimes")
+async def read_lifetimes(mediator: MediatorDep) -> dict[str, Any]:
+    return await mediator.send(Lifetimes())
 
 
 @app.get("/seen")
