@@ -34,6 +34,11 @@ class Names:
     def of(self, name: str) -> str:
         return f"{self.prefix}{name}"
 
+    def written(self, statement: str) -> str:
+        """A statement with `{schema}` and `{prefix}` as these names have them."""
+        schema = f'"{self.schema}".' if self.schema else ""
+        return statement.replace("{schema}", schema).replace("{prefix}", self.prefix)
+
     @property
     def version_table(self) -> str:
         """Where the revision of these tables is written."""
@@ -46,6 +51,9 @@ class Tables:
 
     streams: Table
     events: Table
+    tags: Table
+    event_tags: Table
+    idempotency: Table
     outbox: Table
     inbox: Table
     dead_letters: Table
@@ -64,6 +72,9 @@ def build_tables(metadata: MetaData, prefix: str = "cqrs_", schema: str | None =
     return Tables(
         streams=_streams(metadata, names),
         events=_events(metadata, names),
+        tags=_tags(metadata, names),
+        event_tags=_event_tags(metadata, names),
+        idempotency=_idempotency(metadata, names),
         outbox=_outbox(metadata, names),
         inbox=_inbox(metadata, names),
         dead_letters=_dead_letters(metadata, names),
@@ -83,6 +94,8 @@ def _streams(metadata: MetaData, names: Names) -> Table:
         _text("category"),
         Column("version", BigInteger, nullable=False),
         Column("archived", Boolean, nullable=False, server_default=false()),
+        Column("truncated_before", BigInteger, nullable=False, server_default="1"),
+        Column("deleted_at", UtcDateTime),
         PrimaryKeyConstraint("tenant", "stream", name=names.of("streams_pk")),
         schema=names.schema,
     )
@@ -103,6 +116,7 @@ def _events(metadata: MetaData, names: Names) -> Table:
         Column("data", JsonText, nullable=False),
         Column("metadata", JsonText, key="meta", nullable=False),
         _moment("recorded_at"),
+        Column("archived", Boolean, nullable=False, server_default=false()),
         PrimaryKeyConstraint("position", name=names.of("events_pk")),
         UniqueConstraint("message_id", name=names.of("events_message_id_key")),
         UniqueConstraint("tenant", "stream", "version", name=names.of("events_stream_version_key")),
@@ -110,6 +124,49 @@ def _events(metadata: MetaData, names: Names) -> Table:
         Index(names.of("events_type_position_ix"), "type", "position"),
         schema=names.schema,
         sqlite_autoincrement=True,
+    )
+
+
+def _tags(metadata: MetaData, names: Names) -> Table:
+    """Rows to lock: one for each tag that was ever given."""
+    return Table(
+        names.of("tags"),
+        metadata,
+        _tenant(),
+        _text("tag"),
+        PrimaryKeyConstraint("tenant", "tag", name=names.of("tags_pk")),
+        schema=names.schema,
+    )
+
+
+def _event_tags(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("event_tags"),
+        metadata,
+        _tenant(),
+        _text("tag"),
+        Column("position", BigInteger, nullable=False),
+        PrimaryKeyConstraint("tenant", "tag", "position", name=names.of("event_tags_pk")),
+        Index(names.of("event_tags_position_ix"), "position"),
+        schema=names.schema,
+    )
+
+
+def _idempotency(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("idempotency"),
+        metadata,
+        _tenant(),
+        _text("user_id"),
+        _text("key"),
+        _text("command"),
+        Column("ordinal", Integer, nullable=False),
+        _text("fingerprint"),
+        Column("response", JsonText, nullable=False),
+        _moment("created_at"),
+        PrimaryKeyConstraint("tenant", "user_id", "key", "command", "ordinal", name=names.of("idempotency_pk")),
+        Index(names.of("idempotency_created_at_ix"), "created_at"),
+        schema=names.schema,
     )
 
 
@@ -199,6 +256,8 @@ def _checkpoints(metadata: MetaData, names: Names) -> Table:
         _text("partition"),
         Column("position", BigInteger, nullable=False),
         _moment("updated_at"),
+        Column("message_id", Uuid),
+        Column("highest", BigInteger, nullable=False, server_default="0"),
         PrimaryKeyConstraint("projection", "partition", name=names.of("checkpoints_pk")),
         schema=names.schema,
     )
