@@ -17,8 +17,12 @@ CqrsError
  │   ├─ ScopeClosedError
  │   └─ ReadOnlyError
  ├─ ConcurrencyError              somebody else wrote the stream first
+ ├─ StreamTruncatedError          what was asked for is gone; a summary stands for it
+ ├─ AheadOfStoreError             a version or position that the store has not reached
+ ├─ ReadersBehindError            events that some reader has not had yet are not taken away
  ├─ DomainError                   the base of the users' own refusals
  │   └─ NotFoundError
+ │       └─ StreamDeletedError    a tombstone: its name is never used again
  ├─ UnavailableError              a database or broker that may come back: nothing was written
  │   └─ OverloadedError
  └─ UnknownOutcomeError           the commit was sent and its answer was lost
@@ -27,6 +31,7 @@ CqrsError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -156,6 +161,16 @@ class ConcurrencyError(CqrsError):
         super().__init__(f"stream {stream!r} was expected at {expected} and is at version {actual}")
 
 
+class StreamClosedError(CqrsError):
+    """The stream was archived or deleted, and takes no more events. Nothing was written."""
+
+    code = "stream_closed"
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        super().__init__(f"stream {stream!r} is archived or deleted and takes no events; restore it, or use another")
+
+
 class DomainError(CqrsError):
     """The base of an application's own refusals. Subclasses set `code`, which clients may rely on."""
 
@@ -214,4 +229,59 @@ class SchemaMismatchError(ConfigurationError):
         listed = "\n".join(f"  {number}. {difference}" for number, difference in enumerate(self.differences, start=1))
         super().__init__(
             f"the framework's tables are not as its migrations make them:\n{listed}\nundo these changes by hand"
+        )
+
+
+class StreamDeletedError(NotFoundError):
+    """The stream had events and is a tombstone now; its name is never used again."""
+
+    code = "stream_deleted"
+
+    def __init__(self, *, stream: str, deleted_at: datetime) -> None:
+        self.stream, self.deleted_at = stream, deleted_at
+        self.kind, self.identifier = "stream", stream
+        DomainError.__init__(
+            self,
+            f"stream {stream!r} was deleted at {deleted_at.isoformat(timespec='seconds')}, and its name is never used "
+            "again; begin another stream, with an id of its own",
+        )
+
+
+class StreamTruncatedError(CqrsError):
+    """What was asked for lies behind the summary event that a stream begins with now."""
+
+    code = "stream_truncated"
+
+    def __init__(self, *, stream: str, asked_for: str, first_version: int) -> None:
+        self.stream, self.first_version = stream, first_version
+        super().__init__(
+            f"{asked_for} of stream {stream!r} was asked for, and everything before version {first_version} is gone; "
+            "read from the start: what is there now begins with a summary"
+        )
+
+
+class AheadOfStoreError(CqrsError):
+    """A version or position that the store has not reached: it came from another database, or before a restore."""
+
+    code = "ahead_of_store"
+
+    def __init__(self, *, what: str, asked_for: int, reached: int) -> None:
+        self.asked_for, self.reached = asked_for, reached
+        super().__init__(
+            f"what comes after {asked_for} was asked for, and {what} has only come to {reached}: the number is from "
+            "another database, or this one was restored from a backup; begin again from a number that it has reached"
+        )
+
+
+class ReadersBehindError(CqrsError):
+    """Events were not taken away, since readers have not had them yet. Nothing was changed; try again later."""
+
+    code = "readers_behind"
+
+    def __init__(self, *, stream: str, position: int, readers: Sequence[str]) -> None:
+        self.stream, self.position, self.readers = stream, position, tuple(readers)
+        super().__init__(
+            f"the last of these events of stream {stream!r} is at position {position}, and these readers are behind "
+            f"it: {', '.join(self.readers)}; run them until they have come there, or delete the checkpoints of those "
+            "that are no more"
         )

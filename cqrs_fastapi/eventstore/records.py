@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-from sqlalchemy import Table
 
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
 
@@ -26,6 +24,7 @@ class NewEvent:
     schema_version: int
     data: str
     metadata: str
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,60 @@ class StreamAppend:
 
 
 @dataclass(frozen=True, slots=True)
-class SiblingRows:
-    """Rows of another table that are written in the same transaction; the event store does not know what they mean."""
+class IdempotencyRecord:
+    """That a command with this key was answered, and with what. `user` is empty for nobody; `response` is JSON text."""
 
-    table: Table
-    rows: Sequence[dict[str, Any]]
+    user: str
+    key: str
+    command: str
+    ordinal: int
+    fingerprint: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Events of one of these types (any, if empty) that carry all of these tags."""
+
+    types: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Nothing that matches came after position `after`, except at the positions `seen`: what a decision has read."""
+
+    after: int
+    seen: tuple[int, ...]
+    matching: tuple[Matching, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppendUnit:
+    """What one unit of work writes, all of it or nothing: streams, rows of the outbox, the record of its command."""
+
+    tenant: str
+    now: datetime
+    appends: Sequence[StreamAppend] = ()
+    outbox: Sequence[Mapping[str, Any]] = ()
+    record: IdempotencyRecord | None = None
+    condition: Condition | None = None
+
+    @property
+    def rows(self) -> int:
+        """About how many rows it is."""
+        return len(self.outbox) + sum(len(one.events) + 1 for one in self.appends)
+
+    @property
+    def record_key(self) -> tuple[str, str, str, str, int] | None:
+        """What identifies the record."""
+        one = self.record
+        return None if one is None else (self.tenant, one.user, one.key, one.command, one.ordinal)
+
+    @property
+    def collides(self) -> bool:
+        """Whether a second attempt could not be committed beside the first."""
+        return self.record is not None or any(one.events for one in self.appends)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
 from cqrs_fastapi.storage.dialects import upsert_of
 from cqrs_fastapi.storage.prepared import Prepared, prepared
@@ -18,13 +20,15 @@ NO_LIMIT = (1 << 31) - 1
 class Statements:
     """Parameters of conditions begin with `of_`; `added` is a number of events."""
 
-    version: Prepared
+    state: Prepared
+    """Version, archived and deleted_at of a stream."""
     create: Prepared
     """Gives the version of a new stream, and nothing where the stream exists."""
     raise_any: Prepared
     raise_exact: Prepared
     """Give the raised version, and nothing where the stream is not as expected."""
     insert_events: Prepared
+    insert_outbox: Prepared
     read: Prepared
 
 
@@ -40,6 +44,7 @@ def _statements(tables: Tables, dialect: str) -> Statements:
     raised = (
         update(streams)
         .where(*this_stream)
+        .where(streams.c.archived.is_(False), streams.c.deleted_at.is_(None))
         .values(version=streams.c.version + bindparam("added"))
         .returning(streams.c.version)
     )
@@ -66,12 +71,17 @@ def _statements(tables: Tables, dialect: str) -> Statements:
         category=bindparam("category"),
         version=bindparam("version"),
     )
-    stored = [column for column in events.c if column is not events.c.position]
     return Statements(
-        version=prepared(select(streams.c.version).where(*this_stream)),
+        state=prepared(select(streams.c.version, streams.c.archived, streams.c.deleted_at).where(*this_stream)),
         create=prepared(create.on_conflict_do_nothing().returning(streams.c.version)),
         raise_any=prepared(raised),
         raise_exact=prepared(raised.where(streams.c.version == bindparam("exact"))),
-        insert_events=prepared(insert(events).values({column: bindparam(column.key) for column in stored})),
+        insert_events=_insert(events, but=("position", "archived")),
+        insert_outbox=_insert(tables.outbox, but=("position",)),
         read=prepared(read),
     )
+
+
+def _insert(table: Table, *, but: Sequence[str]) -> Prepared:
+    values: dict[Any, Any] = {column: bindparam(column.key) for column in table.c if column.key not in but}
+    return prepared(insert(table).values(values))

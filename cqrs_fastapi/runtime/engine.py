@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cqrs_fastapi.brokers.broker import Broker, IncomingMessage
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError
+from cqrs_fastapi.eventstore.appender import Appender
 from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.inbox.claims import settled
 from cqrs_fastapi.inbox.consumer import Consumer
@@ -84,7 +85,8 @@ class Engine:
         self._assembled, self._injector = self._assemble()
         self._routing = Routing(self.settings.service, self._assembled.durable)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
-        self._services = Services(self.database, self.registry, self._routing, limits, self._wake)
+        self._appender = Appender(self.database)
+        self._services = Services(self.database, self._appender, self.registry, self._routing, limits, self._wake)
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
         self.event_mediator = self.kernel.event_mediator_of(None)
@@ -98,6 +100,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._exits.push_async_callback(_tried, self.database.close)
         await self.database.open()
+        self._exits.push_async_callback(_tried, self._appender.close)
         await self._check_schema()
         self._exits.push_async_callback(_tried, self._stop_resources)
         await self._start_resources()

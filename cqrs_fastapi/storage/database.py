@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, MetaData, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -58,7 +58,8 @@ class Database:
         self.tables: Tables = build_tables(metadata or MetaData(), settings.table_prefix, settings.database_schema)
         self._prefix, self._schema = settings.table_prefix, settings.database_schema
         self._sqlite = SqliteBackend(url, settings, engine) if self.dialect == "sqlite" else None
-        self._backend: _Backend = self._sqlite or PostgresBackend(url, settings, engine)
+        self._postgres = None if self._sqlite else PostgresBackend(url, settings, engine)
+        self._backend: _Backend = _either(self._sqlite, self._postgres)
         self.engine: AsyncEngine = self._backend.engine
 
     async def open(self) -> None:
@@ -116,6 +117,16 @@ class Database:
         """
         return await self._backend.write_few(work)
 
+    async def call(self, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
+        """The one row of a statement of PostgreSQL's that is a transaction of its own, with `$1` for parameters.
+
+        UnavailableError: it has done nothing. UnknownOutcomeError: its answer was lost. Errors of the statement itself
+        are the driver's.
+        """
+        if self._postgres is None:
+            raise ConfigurationError("SQLite has no functions to call; give a work to Database.write")
+        return await self._postgres.call(statement, arguments)
+
     def session(self, *, read_only: bool = False) -> AsyncSession:
         """A new session, whose objects stay readable after the commit; use `driver_errors.commit` to commit it.
 
@@ -132,3 +143,9 @@ class Database:
         with before_commit(), promise:
             connection = await session.connection()
             return await connection.run_sync(work)
+
+
+def _either(sqlite: SqliteBackend | None, postgres: PostgresBackend | None) -> _Backend:
+    backend = sqlite or postgres
+    assert backend is not None  # noqa: S101  # for the checker: a URL has one of the two dialects
+    return backend

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from cqrs_fastapi.errors import UnknownOutcomeError
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.driver_errors import at_commit, before_commit, is_lost_connection
 
@@ -70,6 +71,26 @@ class PostgresBackend:
 
     async def write_few(self, work: Callable[[Connection], T]) -> T:
         return await self.write(work)
+
+    async def call(self, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
+        """The one row of a statement that is a transaction of its own: one round trip, on the driver's connection."""
+        while True:
+            connection = self._reading.connect()
+            with before_commit():
+                await connection.start()
+            try:
+                driver = (await connection.get_raw_connection()).driver_connection
+                if driver is None or driver.is_closed():
+                    await connection.invalidate()  # it died while nobody used it, so nothing has been sent
+                    continue
+                with at_commit():
+                    row: Sequence[Any] = await driver.fetchrow(statement, *arguments)
+            except UnknownOutcomeError:
+                await connection.invalidate()
+                raise
+            finally:
+                await connection.close()
+            return row
 
     def sessions(self, *, read_only: bool) -> AsyncEngine:
         return self.engine.execution_options(postgresql_readonly=True) if read_only else self.engine

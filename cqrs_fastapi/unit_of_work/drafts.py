@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from cqrs_fastapi.errors import MessageTooLargeError
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
-from cqrs_fastapi.eventstore.records import NewEvent, SiblingRows, StreamAppend
+from cqrs_fastapi.eventstore.records import AppendUnit, NewEvent, StreamAppend
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.routing import Routing
 from cqrs_fastapi.outbox.rows import row_of
-from cqrs_fastapi.storage.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,9 @@ class Prepared:
     def __bool__(self) -> bool:
         return bool(self.appends or self.outbox)
 
-    @property
-    def size(self) -> int:
-        """How many rows it is."""
-        return len(self.outbox) + sum(len(one.events) + 1 for one in self.appends)
-
-    def siblings(self, tables: Tables) -> list[SiblingRows]:
-        return [SiblingRows(tables.outbox, self.outbox)]
+    def unit(self, tenant: str, now: datetime) -> AppendUnit:
+        """All of it, as it is appended."""
+        return AppendUnit(tenant, now, self.appends, self.outbox)
 
 
 def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Routing, limits: Limits) -> Prepared:

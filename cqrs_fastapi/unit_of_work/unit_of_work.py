@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.errors import ReadOnlyError
 from cqrs_fastapi.eventstore.append import append
+from cqrs_fastapi.eventstore.appender import FEW, Appender
 from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
+from cqrs_fastapi.eventstore.records import AppendUnit
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.metadata import Metadata, holder
@@ -28,15 +30,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work = Callable[[Connection], None]
 
-FEW = 20
-"""Rows of a unit of work that is written in the event loop's own thread, where the database is embedded."""
-
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What every unit of work of an application shares. `wake` tells the relay that there is something to send."""
 
     database: Database
+    appender: Appender
     registry: EventRegistry
     routing: Routing
     limits: Limits
@@ -155,29 +155,34 @@ class UnitOfWork:
         # The flush comes first: an application's own error must not be hidden behind a conflict of versions.
         await session.flush()
         if prepared or self._joined:
-            await self._services.database.run(session, self._work(prepared))
+            await self._services.database.run(session, self._work(self._unit(prepared)))
         if self._session_is_ours:
             await commit(session)
             await session.close()
 
     async def _write(self, prepared: Prepared) -> None:
-        database, work = self._services.database, self._work(prepared)
-        if prepared.size <= FEW:
-            await database.write_few(work)
+        unit, database = self._unit(prepared), self._services.database
+        if not self._joined:
+            await self._services.appender.append(unit)
+        elif unit.rows <= FEW:
+            await database.write_few(self._work(unit))
         else:
-            await database.write(work)
+            await database.write(self._work(unit))
 
-    def _work(self, prepared: Prepared) -> Work:
+    def _work(self, unit: AppendUnit) -> Work:
         """The commit's work. It may run in another thread, where no message is current: it asks for nothing there."""
-        tables, tenant, now = self._services.database.tables, self.tenant, self._kernel.clock.now()
+        tables = self._services.database.tables
 
         def write(connection: Connection) -> None:
             for work in self._joined:
                 work(connection)
-            if prepared:
-                append(connection, tables, prepared.appends, prepared.siblings(tables), tenant=tenant, now=now)
+            if unit.rows:
+                append(connection, tables, unit)
 
         return write
+
+    def _unit(self, prepared: Prepared) -> AppendUnit:
+        return prepared.unit(self.tenant, self._kernel.clock.now())
 
     def _new_drafts(self) -> list[Draft]:
         """What was recorded, appended and published since the last look, in that order."""

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi import migrations
 from cqrs_fastapi.clock import SystemClock
+from cqrs_fastapi.eventstore.appender import Appender
 from cqrs_fastapi.identity import Uuid7Factory
 from cqrs_fastapi.mediation.compiler import Compiler
 from cqrs_fastapi.mediation.injection import Builtin, Injector
@@ -52,7 +53,9 @@ class Cluster:
         compiler = Compiler(injector)
         compiled = {job.name: compiler.compile_job(job.handler, Tick, job.behaviors) for job in jobs.jobs()}
         assert injector.problems == []
-        services = Services(database, EventRegistry([]), Routing("app", frozenset()), Limits(1000, 10), lambda: None)
+        services = Services(
+            database, Appender(database), EventRegistry([]), Routing("app", frozenset()), Limits(1000, 10), lambda: None
+        )
         kernel = Kernel(
             Uuid7Factory(),
             SystemClock(),

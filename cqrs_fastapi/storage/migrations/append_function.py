@@ -56,8 +56,8 @@ CREATE FUNCTION {schema}{prefix}append(
     i_member int[], i_tenant text[], i_user text[], i_key text[], i_command text[], i_ordinal int[],
     i_fingerprint text[], i_response text[], i_created_at timestamptz[],
     -- For each member 0 appended, 1 conflict, 2 left, 3 repeated, 4 closed, 5 condition broken; the check that failed
-    -- and the version or position found there.
-    OUT outcome int[], OUT failed int[], OUT actual bigint[]
+    -- and the version or position found there. For each check the version before its events, -1 where none are stored.
+    OUT outcome int[], OUT failed int[], OUT actual bigint[], OUT bases bigint[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
     members int := cardinality(m_checks);
@@ -67,16 +67,18 @@ DECLARE
     changed boolean[] := array_fill(false, ARRAY[cardinality(s_stream)]);
     appended boolean := false;
     hit bigint;
-    -- The version before the events of each check; -1 where nothing is appended.
-    bases bigint[] := array_fill((-1)::bigint, ARRAY[cardinality(c_stream)]);
     next_check int := 1;
     m int; c int; s int; wanted bigint; present bigint; verdict int; r record;
 BEGIN
     outcome := array_fill(0, ARRAY[members]);
     failed := array_fill(0, ARRAY[members]);
     actual := array_fill(0::bigint, ARRAY[members]);
+    bases := array_fill((-1)::bigint, ARRAY[cardinality(c_stream)]);
     IF current_setting('idle_in_transaction_session_timeout') = '0' THEN
         PERFORM set_config('idle_in_transaction_session_timeout', '60s', true);
+    END IF;
+    IF current_setting('lock_timeout') = '0' THEN
+        PERFORM set_config('lock_timeout', '10s', true);
     END IF;
 
     IF cardinality(i_member) > 0 THEN
