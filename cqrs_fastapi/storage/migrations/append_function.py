@@ -58,7 +58,11 @@ CREATE FUNCTION {schema}{prefix}append(
     -- For each member 0 appended, 1 conflict, 2 left, 3 repeated, 4 closed, 5 condition broken; the check that failed
     -- and the version or position found there. For each check the version before its events, -1 where none are stored.
     OUT outcome int[], OUT failed int[], OUT actual bigint[], OUT bases bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql
+-- Every look-up is by an index. A plan made while the tables were empty would scan them, for as long as it is kept.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
 DECLARE
     members int := cardinality(m_checks);
     versions bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(s_stream)]);
