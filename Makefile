@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check servers servers-stop bench load clean
+.PHONY: help setup run test check servers servers-stop bench load models clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ servers: setup ## start PostgreSQL and Kafka, and print how to use them
 
 servers-stop: ## stop them and remove their data
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m tools.servers stop; fi
+
+models: setup ## search the models of the protocols with spin; ARGS=--all for the larger ones
+	@if ! command -v spin >/dev/null || ! command -v gcc >/dev/null; then \
+		if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -qq -y spin gcc libc6-dev; \
+		else echo "spin or gcc is missing; run: sudo apt-get install spin gcc libc6-dev" >&2; exit 1; fi; fi
+	$(BIN)/python -m tools.models $(ARGS)
 
 bench: setup ## measure
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -18,6 +18,7 @@ from cqrs_fastapi.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
+from cqrs_fastapi.eventstore.decisions import matching
 from cqrs_fastapi.eventstore.expected_version import ANY, NO_STREAM, STREAM_EXISTS
 from cqrs_fastapi.eventstore.store import EventStore
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
@@ -89,6 +90,7 @@ __all__ = [
     "command",
     "event",
     "event_mediator",
+    "matching",
     "mediator",
     "on",
     "query",

@@ -19,7 +19,6 @@ CqrsError
  ├─ ConcurrencyError              somebody else wrote the stream first
  ├─ StreamTruncatedError          what was asked for is gone; a summary stands for it
  ├─ AheadOfStoreError             a version or position that the store has not reached
- ├─ ReadersBehindError            events that some reader has not had yet are not taken away
  ├─ DomainError                   the base of the users' own refusals
  │   └─ NotFoundError
  │       └─ StreamDeletedError    a tombstone: its name is never used again
@@ -171,6 +170,15 @@ class StreamClosedError(CqrsError):
         super().__init__(f"stream {stream!r} is archived or deleted and takes no events; restore it, or use another")
 
 
+class IdempotencyKeyReusedError(CqrsError):
+    """The key was used before, for a command with another content. Nothing was done."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self, command: str, key: str) -> None:
+        super().__init__(f"the idempotency key {key!r} was used for another {command}; each order has a key of its own")
+
+
 class DomainError(CqrsError):
     """The base of an application's own refusals. Subclasses set `code`, which clients may rely on."""
 
@@ -273,15 +281,16 @@ class AheadOfStoreError(CqrsError):
         )
 
 
-class ReadersBehindError(CqrsError):
-    """Events were not taken away, since readers have not had them yet. Nothing was changed; try again later."""
+class HistoryChangedError(CqrsError):
+    """The events that a reader has passed are not the ones that the store holds now; it stops before it skips any."""
 
-    code = "readers_behind"
+    code = "history_changed"
 
-    def __init__(self, *, stream: str, position: int, readers: Sequence[str]) -> None:
-        self.stream, self.position, self.readers = stream, position, tuple(readers)
+    def __init__(self, *, reader: str, found: str, table: str) -> None:
+        self.reader, self.found = reader, found
         super().__init__(
-            f"the last of these events of stream {stream!r} is at position {position}, and these readers are behind "
-            f"it: {', '.join(self.readers)}; run them until they have come there, or delete the checkpoints of those "
-            "that are no more"
+            f"{reader} has read another history than the event store holds: {found}. A backup was restored in part, "
+            "a replica without the last events took over, or a sequence was set back. Bring the missing events back; "
+            f"or, if they are lost for good, repair what {reader} made of them and delete its row from {table}: it "
+            "then starts as if it were new"
         )

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CQRS_", frozen=True, extra="forbid")
 
     service: str = Field(default="app", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
-    """The name of this service: its consumer group and the prefix of its internal topics."""
+    """The name of this service: its consumer group and its leases."""
 
     database_url: str = "sqlite+aiosqlite:///./cqrs.db"
     broker_url: str = "memory://"
@@ -43,11 +43,15 @@ class Settings(BaseSettings):
     """Workers that run inside the web application; empty where sidecars do it (`CQRS_RUN_IN_APP=`)."""
 
     command_timeout: timedelta = timedelta(seconds=30)
-    """How long a unit of work may take before its commit begins; after that it is never cancelled."""
+    """How long a command may take before its commit begins, with all repetitions of its decision; after that it is
+    never cancelled.
+    """
     max_units_of_work: int = Field(default=1000, ge=1)
     """Units of work under way at once in this process; one more is refused as overloaded."""
     conflict_retries: int = Field(default=10, ge=0)
-    """How often a command is decided again after a ConcurrencyError."""
+    """How often a command is decided again that conflicts though nobody else has written in between; one that has lost
+    a race is decided again until its `command_timeout` is over. 0: none is ever decided again.
+    """
 
     max_body_bytes: int = Field(default=1 << 20, ge=1)
     max_event_bytes: int = Field(default=900_000, ge=1)
@@ -63,6 +67,9 @@ class Settings(BaseSettings):
     topic_replication: int = Field(default=1, ge=1)
     create_topics: bool = True
 
+    subscription_poll: timedelta = Field(default=timedelta(milliseconds=200), gt=timedelta(0))
+    """How often durable handlers look for events in the store that other processes have written; while nothing
+    happens the pauses grow up to a second. Their own process wakes them after a commit."""
     handler_attempts: int = Field(default=5, ge=1)
     """How often a durable handler is tried before its message is parked as a dead letter."""
     retry_backoff: timedelta = timedelta(milliseconds=200)

@@ -60,16 +60,17 @@ proctype Writer(byte me) {
   :: draw(two)
   :: true
   fi;
+  /* A transaction ends and becomes visible in one instant. */
   if
   :: d_step {
        visible[one] = true;
        skipped = one <= checkpoint || (two != 0 && two <= checkpoint);
        assert(!skipped);
-       if :: two != 0 -> visible[two] = true :: else fi
+       if :: two != 0 -> visible[two] = true :: else fi;
+       end_id(running[me]); running[me] = 0; one = 0; two = 0
      }
-  :: true                                             /* The transaction is rolled back. */
-  fi;
-  d_step { end_id(running[me]); running[me] = 0; one = 0; two = 0 }
+  :: d_step { end_id(running[me]); running[me] = 0; one = 0; two = 0 }
+  fi
 }
 
 inline take_snapshot() {

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from cqrs_fastapi.cli.dead_letters import dead_letters
 from cqrs_fastapi.cli.send import send
+from cqrs_fastapi.cli.torture_store import torture_store
 from cqrs_fastapi.cli.workers import consume, relay, schedule
 from cqrs_fastapi.errors import ConfigurationError, CqrsError, MessageError
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 for _command in (relay, consume, schedule, send):
     app.command()(_command)
 app.command("dead-letters")(dead_letters)
+app.command("torture-store")(torture_store)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from cqrs_fastapi.domain.aggregate import Aggregate
-from cqrs_fastapi.errors import ConcurrencyError, NotFoundError
+from cqrs_fastapi.errors import ConcurrencyError, NotFoundError, StreamTruncatedError
 from cqrs_fastapi.eventstore.expected_version import describe
-from cqrs_fastapi.eventstore.read import read_stream
+from cqrs_fastapi.eventstore.read import StreamRange, read_page
 from cqrs_fastapi.eventstore.records import StoredEvent
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 FEW = 200
 """Events that are read at once; a longer stream takes a second read."""
+MORE = 5_000
+"""Events of that second read, and of each further one: they are folded one by one, and not all held at once."""
 
 
 class TracksAggregates(Protocol):
@@ -58,8 +61,9 @@ class Repository(Generic[A]):
         self._registry = registry
 
     async def get(self, id: UUID, *, expected_version: int | None = None) -> A:
-        """The aggregate, folded from its events. Raises NotFoundError if it has none, and ConcurrencyError if it is
-        not at the `expected_version`; such an error is not retried, since the version is the caller's.
+        """The aggregate, folded from its events. Raises NotFoundError if it has none (StreamDeletedError, one of its
+        kind, if they were deleted), and ConcurrencyError if it is not at the `expected_version`; such an error is not
+        retried, since the version is the caller's.
         """
         aggregate = await self._load(id)
         if aggregate.is_new and not aggregate.recorded:
@@ -74,7 +78,7 @@ class Repository(Generic[A]):
         return aggregate
 
     async def get_or_new(self, id: UUID) -> A:
-        """The aggregate, or a new one with its start values if it has no events."""
+        """The aggregate, or a new one with its start values if it has no events. StreamDeletedError if it had some."""
         return await self._load(id)
 
     def add(self, aggregate: A) -> None:
@@ -86,19 +90,25 @@ class Repository(Generic[A]):
         known = self._unit_of_work.tracked(aggregate.stream)
         if known is not None:
             return self._same_type(known)
-        await self._replay(aggregate)
+        try:
+            await self._replay(aggregate)
+        except StreamTruncatedError:
+            # It was cut between two reads. From the start it begins with a summary of what has just gone.
+            aggregate = self._aggregate_type(id)
+            await self._replay(aggregate)
         self._unit_of_work.track(aggregate)
         return aggregate
 
     async def _replay(self, aggregate: A) -> None:
         """Fold what is stored: the first events, which mostly are all there are, and then the rest."""
-        tenant, stream, tables = self._unit_of_work.tenant, aggregate.stream, self._tables
-        stored = await self._unit_of_work.read_few(lambda c: read_stream(c, tables, stream, tenant=tenant, limit=FEW))
+        wanted, tables = StreamRange(self._unit_of_work.tenant, aggregate.stream), self._tables
+        first = partial(read_page, tables=tables, wanted=wanted, at_most=FEW)
+        stored, size = await self._unit_of_work.read_few(first), FEW
         self._fold(aggregate, stored)
-        if len(stored) == FEW:
-            after = stored[-1].version
-            rest = await self._unit_of_work.read(lambda c: read_stream(c, tables, stream, tenant=tenant, after=after))
-            self._fold(aggregate, rest)
+        while len(stored) == size and (rest := wanted.rest(stored[-1])) is not None:
+            more = partial(read_page, tables=tables, wanted=rest, at_most=MORE)
+            stored, size = await self._unit_of_work.read(more), MORE
+            self._fold(aggregate, stored)
 
     def _fold(self, aggregate: A, stored: Sequence[StoredEvent]) -> None:
         if stored:

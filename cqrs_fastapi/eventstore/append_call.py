@@ -116,8 +116,8 @@ def answers_of(units: Sequence[AppendUnit], row: Sequence[Any]) -> list[Answer]:
 def _error(outcome: int, unit: AppendUnit, check: StreamAppend | None, present: int) -> CqrsError | None:
     if outcome == REPEATED and unit.record is not None:
         return RepeatedError(unit.record)
-    if outcome == BROKEN:
-        return ConcurrencyError(stream="(condition)", expected="unchanged", actual=present)
+    if outcome == BROKEN and unit.condition is not None:
+        return ConcurrencyError(stream=unit.condition.name, expected="unchanged", actual=present)
     if check is None:
         return None
     if outcome == CLOSED:

@@ -62,7 +62,7 @@ def _require(connection: Connection, tables: Tables, tenant: str, condition: Con
     )
     position = connection.execute(query).scalar()
     if position is not None:
-        raise ConcurrencyError(stream="(condition)", expected="unchanged", actual=position)
+        raise ConcurrencyError(stream=condition.name, expected="unchanged", actual=position)
 
 
 def _matches(tables: Tables, matching: Matching) -> ColumnElement[bool]:

@@ -1,7 +1,7 @@
 """Which rows an append locks for its tags and its condition, so that a condition and what would break it take turns.
 
-An event with tags locks each of them, and shares the row of its type. A condition locks its tags; where it names types
-without tags, it locks the rows of those types, which keeps all tagged events of the type out.
+An event of a type with tags locks each that it carries, and shares the row of its type. A condition locks its tags;
+where it names types without tags, it locks the rows of those types, which keeps all their events out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def locks_of(units: Sequence[AppendUnit]) -> list[tuple[str, str, bool]]:
 def _needed(unit: AppendUnit) -> Iterator[tuple[bool, str, bool]]:
     for wanted in unit.appends:
         for event in wanted.events:
-            if event.tags:
+            if event.is_tagged:
                 yield True, event.type, True
             for tag in event.tags:
                 yield False, tag, False

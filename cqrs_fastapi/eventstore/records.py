@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
+from cqrs_fastapi.eventstore.expected_version import ExpectedVersion, checked
 
 MAX_STREAM_LENGTH = 200
 _STREAM = re.compile(r"[A-Za-z0-9_.:@/-]+")
@@ -25,6 +25,8 @@ class NewEvent:
     data: str
     metadata: str
     tags: tuple[str, ...] = ()
+    is_tagged: bool = False
+    """Whether its type declares tags, even if this event carries none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class StreamAppend:
     category: str
     expected: ExpectedVersion
     events: tuple[NewEvent, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "expected", checked(self.expected))  # 0 has a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,11 @@ class Condition:
     seen: tuple[int, ...]
     matching: tuple[Matching, ...]
 
+    @property
+    def name(self) -> str:
+        """What a conflict calls it, where else a stream is named."""
+        return f"({', '.join(' '.join(one.tags or one.types) for one in self.matching)})"
+
 
 @dataclass(frozen=True, slots=True)
 class AppendUnit:
@@ -80,7 +90,7 @@ class AppendUnit:
     @property
     def rows(self) -> int:
         """About how many rows it is."""
-        return len(self.outbox) + sum(len(one.events) + 1 for one in self.appends)
+        return len(self.outbox) + sum(len(one.events) + 1 for one in self.appends) + (self.record is not None)
 
     @property
     def record_key(self) -> tuple[str, str, str, str, int] | None:

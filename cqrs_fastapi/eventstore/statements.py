@@ -13,8 +13,6 @@ from cqrs_fastapi.storage.dialects import upsert_of
 from cqrs_fastapi.storage.prepared import Prepared, prepared
 from cqrs_fastapi.storage.tables import Tables
 
-NO_LIMIT = (1 << 31) - 1
-
 
 @dataclass(frozen=True, slots=True)
 class Statements:
@@ -29,7 +27,6 @@ class Statements:
     """Give the raised version, and nothing where the stream is not as expected."""
     insert_events: Prepared
     insert_outbox: Prepared
-    read: Prepared
 
 
 def statements_for(connection: Connection, tables: Tables) -> Statements:
@@ -48,23 +45,6 @@ def _statements(tables: Tables, dialect: str) -> Statements:
         .values(version=streams.c.version + bindparam("added"))
         .returning(streams.c.version)
     )
-    read = (
-        select(
-            events.c.position,
-            events.c.message_id,
-            events.c.stream,
-            events.c.version,
-            events.c.type,
-            events.c.schema_version,
-            events.c.data,
-            events.c.meta,
-            events.c.recorded_at,
-        )
-        .where(events.c.tenant == bindparam("of_tenant"), events.c.stream == bindparam("of_stream"))
-        .where(events.c.version > bindparam("after"))
-        .order_by(events.c.version)
-        .limit(bindparam("at_most"))
-    )
     create = upsert_of(dialect, streams).values(
         tenant=bindparam("tenant"),
         stream=bindparam("stream"),
@@ -78,7 +58,6 @@ def _statements(tables: Tables, dialect: str) -> Statements:
         raise_exact=prepared(raised.where(streams.c.version == bindparam("exact"))),
         insert_events=_insert(events, but=("position", "archived")),
         insert_outbox=_insert(tables.outbox, but=("position",)),
-        read=prepared(read),
     )
 
 

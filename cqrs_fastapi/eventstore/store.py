@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from functools import partial
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from cqrs_fastapi.eventstore.decisions import Decision, read_matching
 from cqrs_fastapi.eventstore.expected_version import ANY, ExpectedVersion, checked
-from cqrs_fastapi.eventstore.read import read_stream
-from cqrs_fastapi.eventstore.records import RecordedEvent, StoredEvent, checked_stream
+from cqrs_fastapi.eventstore.read import LAST, PAGE, StreamRange, read_page
+from cqrs_fastapi.eventstore.read_all import AllRange, read_first, read_next
+from cqrs_fastapi.eventstore.records import Condition, Matching, RecordedEvent, StoredEvent, checked_stream
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
@@ -27,13 +31,19 @@ class StoreAccess(Protocol):
         """Run `work` where the unit of work reads: in its own transaction once it has one."""
         ...
 
-    def append(self, stream: str, events: Sequence[AnyEvent], expected: ExpectedVersion) -> None:
+    def append(
+        self, stream: str, events: Sequence[AnyEvent], expected: ExpectedVersion, condition: Condition | None
+    ) -> None:
         """Append when the unit of work commits."""
         ...
 
 
 class EventStore:
-    """Asked for as a parameter of a handler."""
+    """Asked for as a parameter of a handler. It knows the streams of one tenant, that of the message being handled.
+
+    What it reads is committed: what the unit of work itself has appended is not among it. Reading holds at most 500
+    events in memory, and no connection between them: an iteration may be left early, and may take as long as it will.
+    """
 
     __slots__ = ("_access", "_registry", "_tables")
 
@@ -42,24 +52,131 @@ class EventStore:
         self._tables = tables
         self._registry = registry
 
-    async def append(self, stream: str, events: Sequence[AnyEvent], expected_version: ExpectedVersion = ANY) -> None:
+    async def append(
+        self,
+        stream: str,
+        events: Sequence[AnyEvent],
+        expected_version: ExpectedVersion = ANY,
+        *,
+        condition: Condition | None = None,
+    ) -> None:
         """Append to `<category>-<id>` with the commit of the unit of work, which raises ConcurrencyError if the stream
-        is not as expected then. All appends of one unit of work are atomic.
+        is not as expected then, or if the `condition` of a decision is broken. All appends of one unit are atomic.
         """
-        self._access.append(checked_stream(stream), events, checked(expected_version))
+        self._access.append(checked_stream(stream), events, checked(expected_version), condition)
 
-    async def read(self, stream: str, *, after: int = 0, limit: int | None = None) -> list[RecordedEvent]:
-        """The events of a stream with a version above `after`, in order; what this unit of work has not yet committed
-        is not among them.
+    async def decide(self, *wanted: Matching) -> Decision:
+        """All of the tenant's events that match one of `wanted`, and the condition for an append that rests on them.
+
+        `found = await store.decide(matching(Enrolled, course=course_id))`, then
+        `store.append(stream, events, condition=found.condition)`. They are all held in memory.
         """
+        if not wanted:
+            raise TypeError("decide on something: await store.decide(matching(Enrolled, course=course_id))")
         tenant = self._access.tenant
-        stored = await self._access.read(
-            lambda connection: read_stream(connection, self._tables, stream, tenant=tenant, after=after, limit=limit)
+        stored, condition = await self._access.read(lambda c: read_matching(c, self._tables, tenant, wanted))
+        return Decision([decoded(one, self._registry) for one in stored], condition)
+
+    def read(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[RecordedEvent]:
+        """At most `limit` events of a stream in the order of their versions, or `backwards` from the last one.
+
+        Versions are above `after` and up to `until`. Times are those at which units of work committed: at `since` or
+        later, and earlier than `before`. They come from the clocks of several machines, which may differ: a later
+        version can have an earlier time, so only versions tell what came first.
+
+        A stream that never was is empty. ValueError at once for what no stream can be called and for numbers below 0
+        or beyond 2^63 - 1. While it is read: StreamDeletedError; AheadOfStoreError if the stream has not reached
+        `after`; StreamTruncatedError if what is asked for is gone. From the start a truncated stream is read without an
+        error, and begins with its summary.
+        """
+        wanted = StreamRange(
+            self._access.tenant,
+            checked_stream(stream),
+            _number("after", after),
+            LAST if until is None else _number("until", until),
+            _moment("since", since),
+            _moment("before", before),
+            backwards,
         )
-        return [decoded(one, self._registry) for one in stored]
+        return self._stream(wanted, LAST if limit is None else _number("limit", limit))
+
+    def read_all(
+        self,
+        *,
+        after: int = 0,
+        types: Sequence[type[AnyEvent]] = (),
+        categories: Sequence[str] = (),
+        archived: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[RecordedEvent]:
+        """At most `limit` events of all of the tenant's streams with positions above `after`, in their order, up to
+        where nothing can appear any more: a later call with `after` set to the last position misses nothing.
+
+        Empty `types` and `categories` mean all. Streams that are `archived` are left out unless asked for; deleted ones
+        are gone, and truncated ones begin with their summaries. ValueError at once for numbers below 0 or beyond
+        2^63 - 1, UnknownMessageError for a type that is not registered. While it is read: AheadOfStoreError if the
+        store has not reached `after`; UnavailableError on a standby, or when the server changes.
+        """
+        if isinstance(categories, str):
+            raise TypeError(f"categories are several; write: categories=({categories!r},)")
+        names = tuple(dict.fromkeys(self._registry.of_type(one).definition.name for one in types))
+        wanted = AllRange(self._access.tenant, _number("after", after), names, tuple(categories), archived)
+        return self._all(wanted, frozenset(types), LAST if limit is None else _number("limit", limit))
+
+    async def _stream(self, first: StreamRange, limit: int) -> AsyncIterator[RecordedEvent]:
+        wanted: StreamRange | None = first
+        while wanted is not None and limit > 0:
+            size = min(PAGE, limit)
+            stored = await self._access.read(partial(read_page, tables=self._tables, wanted=wanted, at_most=size))
+            for one in stored:
+                yield decoded(one, self._registry)
+            limit -= len(stored)
+            wanted = wanted.rest(stored[-1]) if len(stored) == size else None
+
+    async def _all(self, wanted: AllRange, types: frozenset[type], limit: int) -> AsyncIterator[RecordedEvent]:
+        size = min(PAGE, limit)
+        page = partial(read_first, tables=self._tables, wanted=wanted, at_most=size)
+        horizon, stored = await self._access.read(page)
+        while True:
+            for one in stored:
+                recorded = decoded(one, self._registry)
+                # A name may stand for several classes, one for each of its versions.
+                if not types or type(recorded.event) in types:
+                    yield recorded
+                    limit -= 1
+                    if limit == 0:
+                        return
+            if limit == 0 or len(stored) < size:
+                return
+            rest = partial(
+                read_next, tables=self._tables, wanted=wanted.rest(stored[-1]), horizon=horizon, at_most=size
+            )
+            stored = await self._access.read(rest)
 
 
 def decoded(stored: StoredEvent, registry: EventRegistry) -> RecordedEvent:
     """The event in a row; UnknownMessageError or MalformedMessageError."""
     event = registry.decode(stored.type, stored.schema_version, stored.data.encode())
     return RecordedEvent(stored.position, stored.stream, stored.version, stored.message_id, stored.recorded_at, event)
+
+
+def _number(name: str, value: int) -> int:
+    if not 0 <= value <= LAST:
+        raise ValueError(f"{name} is a number from 0 to {LAST}, not {value}")
+    return value
+
+
+def _moment(name: str, value: datetime | None) -> datetime | None:
+    if value is not None and value.tzinfo is None:
+        raise ValueError(f"{name}={value!r} has no time zone; write datetime.now(UTC) or value.replace(tzinfo=UTC)")
+    return value

@@ -1,4 +1,7 @@
-"""The consumer: receives messages, gives them to the durable handlers, and lets the offsets pass what is settled."""
+"""The consumer: receives messages, gives them to the durable handlers, and lets the offsets pass what is settled.
+
+Events of this service's own store are passed over: their handlers read them there (see `subscriptions`).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,31 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from uuid import UUID
 
 import structlog
+from sqlalchemy import Connection
 
 from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Subscription
 from cqrs_fastapi.dead_letters.parking import Reason
 from cqrs_fastapi.errors import MessageError, UnavailableError
-from cqrs_fastapi.inbox.claims import settled
+from cqrs_fastapi.inbox.claims import in_store, settled
 from cqrs_fastapi.inbox.envelope import message_id_of, open_envelope
-from cqrs_fastapi.inbox.handling import Handlings, wait_for
+from cqrs_fastapi.inbox.handling import Handlings, Settlement, wait_for
 from cqrs_fastapi.messages.registry import EventRegistry
 
 log = structlog.get_logger("cqrs_fastapi")
 
 _PAUSE_WHILE_AWAY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the database says about a batch: the messages of the own store, and the pairs that the inbox holds."""
+
+    in_store: frozenset[UUID] = frozenset()
+    settled: frozenset[tuple[str, UUID]] = frozenset()
 
 
 @dataclass(slots=True)
@@ -90,19 +104,28 @@ class Consumer:
         done = await asyncio.gather(*(self._lane(lane, known) for lane in lanes.values()))
         return [message for lane in done for message in lane]
 
-    async def _known(self, messages: Sequence[IncomingMessage]) -> set[tuple[str, object]]:
-        """What the inbox knows already; while the database is away, nothing can be handled anyway."""
+    async def _known(self, messages: Sequence[IncomingMessage]) -> _Known:
+        """What is known already; while the database is away, nothing can be handled anyway."""
         ids = [message_id for message in messages if (message_id := message_id_of(message)) is not None]
-        database = self.handlings.database
         while not self._stop.is_set():
             try:
-                return set(await database.read(lambda connection: settled(connection, database.tables, ids)))
+                return await self.handlings.database.read(partial(self._look_up, ids=ids))
             except UnavailableError as error:
                 log.warning("database_unavailable", worker=self.name, error=str(error))
                 await self._sleep(_PAUSE_WHILE_AWAY)
-        return set()
+        return _Known()
 
-    async def _lane(self, lane: list[IncomingMessage], known: set[tuple[str, object]]) -> list[IncomingMessage]:
+    def _look_up(self, connection: Connection, ids: Sequence[UUID]) -> _Known:
+        """By their ids, and not by headers that name their sender: anybody could write those, and be passed over."""
+        tables, durable = self.handlings.database.tables, self.handlings.kernel.pipelines.durable
+        consumers = {handling.consumer for handlings in durable.values() for handling in handlings}
+        own = in_store(connection, tables, ids)
+        others = [message_id for message_id in ids if message_id not in own]
+        return _Known(
+            frozenset(own), frozenset(settled(connection, tables, consumers, others)) if others else frozenset()
+        )
+
+    async def _lane(self, lane: list[IncomingMessage], known: _Known) -> list[IncomingMessage]:
         finished: list[IncomingMessage] = []
         for message in lane:
             if self._stop.is_set() or not await self._settle(message, known):
@@ -110,16 +133,20 @@ class Consumer:
             finished.append(message)
         return finished
 
-    async def _settle(self, message: IncomingMessage, known: set[tuple[str, object]]) -> bool:
+    async def _settle(self, message: IncomingMessage, known: _Known) -> bool:
         """Settle one message for every handler, one after the other; False if it was time to stop before that."""
+        if message_id_of(message) in known.in_store:
+            return True
         try:
             envelope = open_envelope(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
         except MessageError as error:
-            return await self.handlings.park(self.group, message, Reason.of(error), attempts=0, stop=self._stop)
+            parked = await self.handlings.park(self.group, message, Reason.of(error), self._stop)
+            return parked is not Settlement.STOPPED
         pipelines = self.handlings.kernel.pipelines
         for handling in pipelines.durable.get(type(envelope.event), ()):
-            new = (handling.consumer, envelope.metadata.message_id) not in known
-            if new and not await self.handlings.settle(handling, envelope, message, self._stop):
+            if (handling.consumer, envelope.metadata.message_id) in known.settled:
+                continue
+            if await self.handlings.settle(handling, envelope, message, self._stop) is Settlement.STOPPED:
                 return False
         return True
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from uuid import UUID
 
 import structlog
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.dead_letters.parking import DeadLetter, Reason, park
-from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
+from cqrs_fastapi.errors import CqrsError, UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.inbox.claims import DONE, PARKED, AlreadySettledError, claim
 from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, text_headers
 from cqrs_fastapi.mediation.kernel import Guard, Kernel
@@ -25,8 +26,24 @@ from cqrs_fastapi.storage.database import Database
 log = structlog.get_logger("cqrs_fastapi")
 
 LONGEST_PAUSE = 10.0
-AlsoWrite = Callable[[Connection, Handling, IncomingMessage], None]
-"""More rows for the transaction of an effect: a projection's checkpoint."""
+AlsoWrite = Callable[[Connection], None]
+"""More for the transaction in which a message is settled: the checkpoint of its reader, under the reader's lease."""
+
+
+class PlaceLostError(CqrsError):
+    """Somebody else reads on from here: the present transaction must leave nothing, and the reader stops."""
+
+    code = "place_lost"
+
+
+class Settlement(Enum):
+    """What became of a message that was given to a handler."""
+
+    NOW = "settled now"
+    BEFORE = "settled before"
+    """By an earlier attempt, whoever made it; nothing was written now."""
+    STOPPED = "not settled"
+    """It was time to stop before that."""
 
 
 async def wait_for(stop: asyncio.Event, seconds: float) -> None:
@@ -40,42 +57,49 @@ async def wait_for(stop: asyncio.Event, seconds: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Handlings:
-    """The inbox at work. `also_write` runs in the transaction of each effect."""
+    """The inbox at work."""
 
     kernel: Kernel
     database: Database
     settings: Settings
-    also_write: AlsoWrite
 
     async def settle(
-        self, handling: Handling, envelope: Envelope, message: IncomingMessage, stop: asyncio.Event
-    ) -> bool:
-        """True when this handler has settled the message, False if `stop` was set between two attempts.
+        self,
+        handling: Handling,
+        envelope: Envelope,
+        message: IncomingMessage,
+        stop: asyncio.Event,
+        also: AlsoWrite | None = None,
+    ) -> Settlement:
+        """STOPPED if `stop` was set between two attempts. `also` is written with the inbox row, done or parked.
 
         A handler's own error is tried again with growing pauses up to `handler_attempts` times, in place, so that
-        order is kept; then the message is parked. A database that is away is waited for without counting.
+        order is kept; then the message is parked. A database that is away is waited for without counting. Raises
+        PlaceLostError if `also` does.
         """
         attempts = 0
         while True:
             try:
-                await self._attempt(handling, envelope, message)
+                await self._attempt(handling, envelope, also)
             except AlreadySettledError:
-                return True
+                return Settlement.BEFORE
+            except PlaceLostError:
+                raise
             except (UnavailableError, UnknownOutcomeError) as error:
                 # Nothing was written, or it is unknown: the claim of the next attempt finds out.
                 await self._pause(attempts + 1, handling, error, stop)
             except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, kept with the message
                 attempts += 1
                 if attempts >= self.settings.handler_attempts:
-                    reason, message_id = Reason.of(error), envelope.metadata.message_id
-                    return await self.park(
-                        handling.consumer, message, reason, attempts=attempts, stop=stop, message_id=message_id
+                    letter = self._letter(
+                        handling.consumer, message, Reason.of(error), attempts, envelope.metadata.message_id
                     )
+                    return await self._keep(letter, stop, also)
                 await self._pause(attempts, handling, error, stop)
             else:
-                return True
+                return Settlement.NOW
             if stop.is_set():
-                return False
+                return Settlement.STOPPED
 
     async def take_in(self, handling: Handling, envelope: Envelope) -> None:
         """One attempt for an event that came from elsewhere; the error is the caller's."""
@@ -89,53 +113,55 @@ class Handlings:
         consumer: str,
         message: IncomingMessage,
         reason: Reason,
-        *,
-        attempts: int,
         stop: asyncio.Event,
-        message_id: UUID | None = None,
-    ) -> bool:
-        """Keep the message as a dead letter and settle it, in one transaction; waits for a database that is away.
+        also: AlsoWrite | None = None,
+    ) -> Settlement:
+        """Keep a message that nobody could be given as a dead letter and settle it, in one transaction.
 
-        False if `stop` was set while it waited.
+        STOPPED if `stop` was set while it waited for a database that is away.
         """
-        message_id = message_id or message_id_of(message)
-        letter = self._letter(consumer, message, reason, attempts, message_id)
-        log.error("message_parked", consumer=consumer, topic=message.topic, code=reason.code, error=reason.error)
+        return await self._keep(self._letter(consumer, message, reason, 0, message_id_of(message)), stop, also)
+
+    async def _keep(self, letter: DeadLetter, stop: asyncio.Event, also: AlsoWrite | None) -> Settlement:
+        log.error("message_parked", consumer=letter.consumer, topic=letter.topic, code=letter.code, error=letter.error)
         failures = 0
         while True:
             try:
-                await self.database.write(lambda connection: self._park(connection, letter))
+                await self.database.write(lambda connection: self._park(connection, letter, also))
             except AlreadySettledError:
-                return True
+                return Settlement.BEFORE
             except (UnavailableError, UnknownOutcomeError):
                 failures += 1
                 await wait_for(stop, self._seconds(failures))
             else:
-                return True
+                return Settlement.NOW
             if stop.is_set():
-                return False
+                return Settlement.STOPPED
 
-    async def _attempt(self, handling: Handling, envelope: Envelope, message: IncomingMessage | None) -> None:
-        guard = self._guard(handling, envelope.metadata.message_id, message)
+    async def _attempt(self, handling: Handling, envelope: Envelope, also: AlsoWrite | None) -> None:
+        guard = self._guard(handling, envelope.metadata.message_id, also)
         await self.kernel.pipelines.run(handling, envelope.event, envelope.metadata, guard)
 
-    def _guard(self, handling: Handling, message_id: UUID, message: IncomingMessage | None) -> Guard:
+    def _guard(self, handling: Handling, message_id: UUID, also: AlsoWrite | None) -> Guard:
         tables, now = self.database.tables, self.kernel.clock.now()
 
         def write(connection: Connection) -> None:
+            # The claim first: a repeated attempt must find what it has done before it finds what that has moved.
             claim(connection, tables, handling.consumer, message_id, status=DONE, now=now)
-            if message is not None:
-                self.also_write(connection, handling, message)
+            if also is not None:
+                also(connection)
 
         async def guard(scope: Scope) -> None:
             scope.unit_of_work.join(write)
 
         return guard
 
-    def _park(self, connection: Connection, letter: DeadLetter) -> None:
+    def _park(self, connection: Connection, letter: DeadLetter, also: AlsoWrite | None) -> None:
         tables = self.database.tables
         if letter.message_id is not None:
             claim(connection, tables, letter.consumer, letter.message_id, status=PARKED, now=letter.parked_at)
+        if also is not None:
+            also(connection)
         park(connection, tables, letter)
 
     def _letter(

@@ -11,14 +11,14 @@ from typing import Any
 
 from cqrs_fastapi.mediation.answers import fits, result_of, show
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
-from cqrs_fastapi.mediation.doubles import consumers_named_twice, requests_bound_twice
+from cqrs_fastapi.mediation.doubles import consumers_named_twice, requests_bound_twice, starts_that_contradict
 from cqrs_fastapi.mediation.event_map import EventBinding
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
 from cqrs_fastapi.mediation.frame import root_frame_of
 from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHandler, StreamHandler
 from cqrs_fastapi.mediation.injection import Injector, Plan
 from cqrs_fastapi.mediation.kernel import Kernel
-from cqrs_fastapi.mediation.pipelines import Body, Handling, Pipelines, Send, with_fallback, wrap
+from cqrs_fastapi.mediation.pipelines import Body, Handling, Pipelines, Send
 from cqrs_fastapi.mediation.request_map import RequestBinding
 from cqrs_fastapi.mediation.signatures import Signature, SignatureProblem, name_of, read_signature, unwrapped_result
 from cqrs_fastapi.messages.events import definition_of
@@ -56,7 +56,7 @@ class Compiler:
 
     def compile_events(self, bindings: Sequence[EventBinding]) -> None:
         """Event handlers, grouped by the event's class in the order they were bound."""
-        for problem in consumers_named_twice(bindings):
+        for problem in (*consumers_named_twice(bindings), *starts_that_contradict(bindings)):
             self._problem(problem)
         for binding in bindings:
             try:
@@ -74,6 +74,7 @@ class Compiler:
                 scoped=True,
                 behaviors=(*self.behaviors, *binding.behaviors),
                 consumer=binding.consumer,
+                from_start=binding.from_start,
             )
             table[binding.event_type] = (*table.get(binding.event_type, ()), handling)
 
@@ -255,8 +256,7 @@ class Compiler:
 
     def _chain(self, handling: Handling, kernel: Kernel) -> Next:
         cores = [_core(body, handling, kernel) for body in handling.bodies]
-        core = cores[0] if len(cores) == 1 else with_fallback(handling, cores[0], cores[1])
-        return wrap(handling.behaviors, core)
+        return handling.wrapped(handling.with_fallback(cores))
 
     def _problem(self, sentence: str) -> None:
         self.injector.problem(sentence)

@@ -30,3 +30,20 @@ def consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
                 f"{times} durable handlers of {event_type.__name__} are called {consumer!r}; the name is how the inbox "
                 f"tells them apart: give one of them name='...'"
             )
+
+
+def starts_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
+    """One reader stands behind all bindings of a name, and it begins at one place."""
+    for binding in bindings:
+        if binding.from_start and binding.when == "in_transaction":
+            yield (
+                f"{name_of(binding.handler)} reacts in the transaction of {binding.event_type.__name__} and has no "
+                f"history to begin with; leave from_start out, or bind it when='durable'"
+            )
+    durable = [binding for binding in bindings if binding.when == "durable"]
+    late = {binding.consumer for binding in durable if not binding.from_start}
+    for consumer in sorted({binding.consumer for binding in durable if binding.from_start} & late):
+        yield (
+            f"some bindings of {consumer!r} begin at the start and some at the present; write from_start=True for all "
+            f"or for none, or give them names of their own"
+        )

@@ -20,13 +20,17 @@ When: TypeAlias = Literal["in_transaction", "durable"]
 
 @dataclass(frozen=True, slots=True)
 class EventBinding:
-    """One line of a map. `consumer` is the stable name under which a durable handler remembers what it has done."""
+    """One line of a map. `consumer` is the stable name under which a durable handler remembers what it has done.
+
+    `from_start` lets a handler that is seen for the first time begin with the oldest event of the store.
+    """
 
     event_type: type
     handler: object
     when: When
     consumer: str
     behaviors: tuple[Behavior, ...]
+    from_start: bool = False
 
 
 class EventMap:
@@ -46,6 +50,7 @@ class EventMap:
         *,
         when: When = "durable",
         name: str | None = None,
+        from_start: bool = False,
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     @overload
@@ -57,6 +62,7 @@ class EventMap:
         *,
         when: When = "durable",
         name: str | None = None,
+        from_start: bool = False,
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     def bind(
@@ -67,15 +73,17 @@ class EventMap:
         *,
         when: When = "durable",
         name: str | None = None,
+        from_start: bool = False,
         behaviors: Sequence[Behavior] = (),
     ) -> None:
         """Let `handler` react to `event`.
 
         `name` is what a durable handler is called in the inbox; it defaults to the handler's own name. Renaming it
-        makes it a new handler, which sees messages again.
+        makes it a new handler. A new handler begins at the present, or with `from_start` at the oldest event of this
+        service's store; which events it has passed is remembered from then on.
         """
         consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
-        self._bindings.append(EventBinding(event, handler, when, consumer, tuple(behaviors)))
+        self._bindings.append(EventBinding(event, handler, when, consumer, tuple(behaviors), from_start))
 
     def on(
         self,
@@ -84,12 +92,13 @@ class EventMap:
         *,
         when: When = "durable",
         name: str | None = None,
+        from_start: bool = False,
         behaviors: Sequence[Behavior] = (),
     ) -> BindsEvent[E]:
         """`bind` as a decorator of a class or a function, which stays as it was."""
 
         def register(handler: object) -> object:
-            self.bind(event, handler, when=when, name=name, behaviors=behaviors)  # type: ignore[call-overload]  # the decorator's own type has tied event and handler
+            self.bind(event, handler, when=when, name=name, from_start=from_start, behaviors=behaviors)  # type: ignore[call-overload]  # the decorator's own type has tied event and handler
             return handler
 
         return register  # type: ignore[return-value]  # one function stands for both overloads of BindsEvent

@@ -15,10 +15,12 @@ import structlog
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import ConcurrencyError, OverloadedError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.mediation.contention import Contention
 from cqrs_fastapi.mediation.deadline import forget, take_over
 from cqrs_fastapi.mediation.event_mediator import EventMediator
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope, UnitOfWorkPort
+from cqrs_fastapi.mediation.stream_queue import StreamQueues
 
 if TYPE_CHECKING:
     from cqrs_fastapi.mediation.pipelines import Pipelines
@@ -29,14 +31,14 @@ Put = Callable[[object], Awaitable[None]]
 Guard = Callable[[Scope], Awaitable[None]]
 """Runs first in the transaction of a unit of work, for instance to claim the message; an error rolls back."""
 
-LONGEST_RETRY_PAUSE = 0.25
-
 log = structlog.get_logger("cqrs_fastapi")
 
 
 @dataclass(frozen=True, slots=True)
 class UnitLimits:
-    """`timeout` in seconds, up to the commit; `retries` of a decision that lost a race; `at_once` in this process."""
+    """`timeout` in seconds, up to the commit, with all repetitions; `retries` of a decision that conflicts though
+    nobody has written in between; `at_once` in this process.
+    """
 
     timeout: float
     retries: int
@@ -54,6 +56,7 @@ class Kernel:
     pipelines: Pipelines
     random: random.Random = field(default_factory=random.SystemRandom)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    _queues: StreamQueues = field(default_factory=StreamQueues)
 
     def mediator_of(self, scope: Scope | None) -> RequestMediator:
         return RequestMediator(self, scope)
@@ -104,25 +107,29 @@ class Kernel:
     async def _decide(
         self, body: Body[T], message: object, read_only: bool, guard: Guard | None, deadline: float | None
     ) -> T:
-        """The whole decision is made again after a lost race, from freshly loaded state, with growing random pauses."""
-        attempt = 0
+        """The whole decision is made again after a lost race, from freshly loaded state."""
         forget()
-        while True:
-            limit = asyncio.get_running_loop().time() + self.limits.timeout
-            try:
-                return await self._attempt(body, message, read_only, guard, min(limit, deadline or limit))
-            except ConcurrencyError as conflict:
-                if attempt >= self.limits.retries or not conflict.retryable:
+        limit = asyncio.get_running_loop().time() + self.limits.timeout
+        contention = Contention(self._queues, self.limits.retries, min(limit, deadline or limit), self.random)
+        try:
+            while True:
+                try:
+                    return await self._attempt(body, message, read_only, guard, contention)
+                except ConcurrencyError as conflict:
+                    if not await contention.outlast(conflict):
+                        raise
+                except TimeoutError as error:
+                    contention.raise_conflict_behind(error)
                     raise
-                attempt += 1
-                await asyncio.sleep(self.random.uniform(0, min(LONGEST_RETRY_PAUSE, 0.005 * 2**attempt)))
+        finally:
+            contention.leave()
 
     async def _attempt(
-        self, body: Body[T], message: object, read_only: bool, guard: Guard | None, deadline: float
+        self, body: Body[T], message: object, read_only: bool, guard: Guard | None, contention: Contention
     ) -> T:
         scope = Scope(self, self.begin, read_only=read_only)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(contention.deadline):
                 if guard is not None:
                     await guard(scope)
                 result = await body(scope, message)
@@ -130,7 +137,7 @@ class Kernel:
             if scope.spoiled is not None:
                 raise scope.spoiled  # noqa: TRY301  # it is abandoned like any other error
             # From here on nothing of ours cancels: the outcome must be known.
-            await scope.unit_of_work.commit()
+            await contention.commit(scope.unit_of_work)
         except BaseException as error:
             await self._abandon(scope, error)
             raise

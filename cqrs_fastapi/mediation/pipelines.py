@@ -14,6 +14,7 @@ from cqrs_fastapi.errors import HandlerNotFoundError
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
 from cqrs_fastapi.mediation.frame import Frame
+from cqrs_fastapi.mediation.idempotency import Attempt, Recorded, Records
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.forms import Kind
@@ -44,10 +45,20 @@ class Handling:
     on: tuple[type[Exception], ...] = ()
     breaker: CircuitBreaker | None = None
     consumer: str = ""
+    from_start: bool = False
 
     def wrapped(self, core: Next) -> Next:
         """The behaviors around `core`, outermost first."""
         return wrap(self.behaviors, core)
+
+    def with_fallback(self, cores: Sequence[Next]) -> Next:
+        """One core for all bodies: the only one, or the first with the second to fall back on."""
+        return cores[0] if len(cores) == 1 else with_fallback(self, cores[0], cores[1])
+
+
+class _NoRecords:
+    async def find(self, _: Attempt, /) -> Recorded | None:
+        raise RuntimeError("the pipelines were not given records")
 
 
 @dataclass(slots=True)
@@ -59,6 +70,7 @@ class Pipelines:
     streams: dict[type, Handling] = field(default_factory=dict)
     in_transaction: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
     durable: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
+    records: Records = field(default_factory=_NoRecords)
     take_in: Callable[[AnyEvent, UUID, Metadata | None], Awaitable[None]] = field(default=lambda *_: _no_inbox())
     kernel: Kernel = field(init=False)
 

@@ -16,6 +16,7 @@ from cqrs_fastapi.messages.requests import Request
 
 if TYPE_CHECKING:
     from cqrs_fastapi.mediation.event_mediator import EventMediator
+    from cqrs_fastapi.mediation.idempotency import Attempt
     from cqrs_fastapi.mediation.kernel import Kernel
     from cqrs_fastapi.mediation.request_mediator import RequestMediator
 
@@ -32,6 +33,10 @@ class UnitOfWorkPort(Protocol):
 
     def join(self, work: Callable[[Connection], None], /) -> None:
         """Run `work` in the transaction of the commit, before anything else of it."""
+        ...
+
+    def remember(self, attempt: Attempt, response: str, /) -> None:
+        """Write, in the transaction of the commit, that this attempt was answered with `response`."""
         ...
 
     async def prepare(self, scope: Scope, /) -> None:

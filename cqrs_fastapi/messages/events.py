@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, Unpack
 
 from pydantic import BaseModel, ConfigDict
 
+MAX_TAG_LENGTH = 200
+
 
 @dataclass(frozen=True, slots=True)
 class EventDefinition:
-    """How an event is called outside the process. `topic` is None for an event that stays in the store."""
+    """How an event is called outside the process. `topic` is None for an event that stays in the store. `tags` name the
+    fields by which conditions find it, whatever its stream.
+    """
 
     name: str
     version: int
     topic: str | None
+    tags: tuple[str, ...] = ()
 
 
 def checked_version(cls: type, version: int) -> int:
@@ -24,11 +30,29 @@ def checked_version(cls: type, version: int) -> int:
     return version
 
 
+def require_fields(cls: type, tags: Sequence[str], fields: Iterable[str]) -> None:
+    """Every tag names a field."""
+    if unknown := [tag for tag in tags if tag not in fields]:
+        raise TypeError(f"{cls.__name__}: tags name fields of the event, and it has no {', '.join(unknown)}")
+
+
+def tag(field: str, value: object) -> str:
+    """The tag that an event carries for a field: 1 to 200 printable characters without spaces."""
+    text = f"{field}:{value}"
+    if len(text) > MAX_TAG_LENGTH or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"{text[:60]!r} is no tag: the value of {field} must be printable, without spaces, and short enough for "
+            f"{MAX_TAG_LENGTH} characters with its name"
+        )
+    return text
+
+
 class Event(BaseModel):
     """A fact, frozen. Unknown fields of stored events are ignored, so that older code reads newer events.
 
     `class Deposited(Event, name="account.deposited", version=2, topic="accounts")`: the name defaults to the class's,
-    the version to 1; an event without a topic (and without a route) is never sent to a broker.
+    the version to 1; an event without a topic is never sent to a broker. `tags=("course", "student")` names fields: the
+    event then carries `course:<value>` and `student:<value>`, and decisions can be made on all events with a tag.
     """
 
     # JSON has no NaN and no infinity; as strings they can be read again.
@@ -42,17 +66,21 @@ class Event(BaseModel):
         name: str | None = None,
         version: int = 1,
         topic: str | None = None,
+        tags: Sequence[str] = (),
         **config: Unpack[ConfigDict],
     ) -> None:
         if config:  # pydantic has taken those it knows
             unknown = ", ".join(config)
-            raise TypeError(f"{cls.__name__}: unknown class argument {unknown}; there are name, version and topic")
+            raise TypeError(
+                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic and tags"
+            )
         super().__init_subclass__()
-        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic)
+        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic, tuple(tags))
 
     @classmethod
     def __pydantic_init_subclass__(cls, **arguments: Any) -> None:
-        """Pydantic repeats the class arguments here; `__init_subclass__` has already used them."""
+        """Pydantic repeats the class arguments here, when it knows the fields."""
+        require_fields(cls, cls.__event__.tags, cls.model_fields)
 
 
 class NotificationEvent(Event):
@@ -78,6 +106,20 @@ class StructLike(Protocol):
 AnyEvent: TypeAlias = Event | DataclassLike | StructLike
 
 E = TypeVar("E", bound=AnyEvent)
+
+
+def tags_of(event: AnyEvent) -> tuple[str, ...]:
+    """The tags of one event. A field that is None gives none; a list or a set gives one for each of its members."""
+    fields = definition_of(type(event)).tags
+    return tuple(dict.fromkeys(found for field in fields for found in _tags(field, getattr(event, field))))
+
+
+def _tags(field: str, value: object) -> Iterator[str]:
+    if isinstance(value, list | tuple | set | frozenset):
+        for one in value:
+            yield tag(field, one)
+    elif value is not None:
+        yield tag(field, value)
 
 
 def definition_of(cls: type) -> EventDefinition:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
-from cqrs_fastapi.messages.events import EventDefinition, checked_version
+from cqrs_fastapi.messages.events import EventDefinition, checked_version, require_fields
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
 
 C = TypeVar("C", bound=type)
@@ -14,12 +14,15 @@ C = TypeVar("C", bound=type)
 Kind = Literal["command", "query", "stream"]
 
 
-def event(*, name: str | None = None, version: int = 1, topic: str | None = None) -> Callable[[C], C]:
+def event(
+    *, name: str | None = None, version: int = 1, topic: str | None = None, tags: Sequence[str] = ()
+) -> Callable[[C], C]:
     """Make an event of a dataclass or a msgspec struct; the arguments are those of `Event`."""
 
     def mark(cls: C) -> C:
         _require_form(cls, "event")
-        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic)  # type: ignore[attr-defined]  # a mark on a class of the user's
+        require_fields(cls, tags, _fields_of(cls))
+        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic, tuple(tags))  # type: ignore[attr-defined]  # a mark on a class of the user's
         return cls
 
     return mark
@@ -58,6 +61,13 @@ def _mark_request(cls: C, kind: Kind) -> C:
         raise TypeError(f"@{kind} {cls.__name__} does not say what it answers: inherit Request[YourResult]")
     cls.__request_kind__ = kind  # type: ignore[attr-defined]  # a mark on a class of the user's
     return cls
+
+
+def _fields_of(cls: type) -> Sequence[str]:
+    if is_struct(cls):
+        fields: Sequence[str] = cls.__struct_fields__  # type: ignore[attr-defined]  # it has just been asked
+        return fields
+    return [field.name for field in dataclasses.fields(cls)]
 
 
 def _require_form(cls: type, kind: str) -> None:

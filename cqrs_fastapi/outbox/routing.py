@@ -1,4 +1,4 @@
-"""Which topic an event goes to, and which messages a service must consume."""
+"""Which topic an event goes to."""
 
 from __future__ import annotations
 
@@ -14,21 +14,11 @@ BUCKETS = 64
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """`service` names the topic of events that only this service's own durable handlers are waiting for."""
-
-    service: str
-    handled: frozenset[type]
+    """By the events' own topics. Durable handlers of the own service need none: they read the store."""
 
     def topic_of(self, event_type: type[AnyEvent]) -> str | None:
-        """The event's own topic, or the internal one if a durable handler is bound, or None: it stays in the store."""
-        topic = definition_of(event_type).topic
-        if topic is not None:
-            return topic
-        return self.internal_topic if event_type in self.handled else None
-
-    @property
-    def internal_topic(self) -> str:
-        return f"{self.service}.internal"
+        """Where the event is sent, or None: it stays in the store."""
+        return definition_of(event_type).topic
 
     def topics_of(self, event_types: Iterable[type[AnyEvent]]) -> list[str]:
         """The topics of these events, each once, sorted."""

@@ -29,12 +29,12 @@ class Pending:
     tenant: str
 
 
-def headers_of(registered: RegisteredEvent, metadata: Metadata) -> dict[str, str]:
-    """What travels beside the payload; headers without a value are left out."""
+def headers_of(name: str, version: int, metadata: Metadata) -> dict[str, str]:
+    """What travels beside the payload of the event of this stored name; headers without a value are left out."""
     headers = {
         "message-id": str(metadata.message_id),
-        "type": registered.definition.name,
-        "version": str(registered.definition.version),
+        "type": name,
+        "version": str(version),
         "content-type": "application/json",
         "time": metadata.time.isoformat(),
         "correlation-id": metadata.correlation_id,
@@ -50,15 +50,16 @@ def row_of(
     *, registered: RegisteredEvent, metadata: Metadata, category: str, stream: str | None, topic: str, payload: bytes
 ) -> dict[str, Any]:
     """The row of one event. Its key is its stream, so that a stream's events stay in order."""
+    definition = registered.definition
     return {
         "id": metadata.message_id,
         "aggregatetype": category,
         "aggregateid": stream or "",
-        "type": registered.definition.name,
+        "type": definition.name,
         "topic": topic,
         "key": stream,
         "bucket": bucket_of(stream, str(metadata.message_id)),
-        "headers": render_json(headers_of(registered, metadata)),
+        "headers": render_json(headers_of(definition.name, definition.version, metadata)),
         "payload": payload,
         "attempts": 0,
         "available_at": metadata.time,

@@ -19,14 +19,19 @@ class Projection:
     """`class OrderOverview(Projection, version=1)` with methods marked `@on(OrderPlaced)`.
 
     A method's further parameters are injected; ask for the AsyncSession and write the read model's rows with it. They
-    are committed together with the inbox row and the checkpoint: each event takes effect once, and those of one stream
-    in order. Raising the version makes it a new projection, which starts at what is still to come.
+    are committed together with the inbox row and the checkpoint: each event takes effect once, in the order of the
+    store. Raising the version makes it a new projection. A new one is built from all events of the store, the oldest
+    first; with `from_start=False` it begins at the present.
     """
 
     __projection__: ClassVar[str]
+    __from_start__: ClassVar[bool]
 
-    def __init_subclass__(cls, *, version: int = 1, name: str | None = None, **rest: Any) -> None:
+    def __init_subclass__(
+        cls, *, version: int = 1, name: str | None = None, from_start: bool = True, **rest: Any
+    ) -> None:
         super().__init_subclass__(**rest)
+        cls.__from_start__ = from_start
         if version < 1:
             raise TypeError(f"{cls.__name__}: version must be 1 or more, not {version}")
         cls.__projection__ = f"{name or cls.__name__}.v{version}"
@@ -53,10 +58,6 @@ class ProjectionMap:
         """Keep these read models up to date, from now on."""
         self._projections.extend(projections)
 
-    def names(self) -> frozenset[str]:
-        """What the projections are called in the inbox and in the checkpoints."""
-        return frozenset(projection.__projection__ for projection in self._projections)
-
     def bindings(self) -> Iterator[EventBinding]:
         """A durable binding for each marked method."""
         for projection in self._projections:
@@ -64,7 +65,9 @@ class ProjectionMap:
             for name in dir(projection):
                 method = getattr(instance, name)
                 for event_type in getattr(method, "__projects__", ()):
-                    yield EventBinding(event_type, method, "durable", projection.__projection__, ())
+                    yield EventBinding(
+                        event_type, method, "durable", projection.__projection__, (), projection.__from_start__
+                    )
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the projections that were included."""

@@ -24,6 +24,7 @@ from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
 from cqrs_fastapi.runtime.override import Override
+from cqrs_fastapi.runtime.streams import Streams
 from cqrs_fastapi.runtime.supervisor import Supervisor
 from cqrs_fastapi.runtime.worker import Worker
 from cqrs_fastapi.scheduling.job import JobMap
@@ -96,6 +97,11 @@ class Application:
     def event_mediator(self) -> EventMediator:
         """The application's own mediator for events. Raises NotRunningError before `open` and after `close`."""
         return self.engine.event_mediator
+
+    @property
+    def streams(self) -> Streams:
+        """Archives, truncates and deletes streams. Raises NotRunningError before `open` and after `close`."""
+        return Streams(self.engine)
 
     @property
     def engine(self) -> Engine:

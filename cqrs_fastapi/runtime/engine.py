@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cqrs_fastapi.brokers.broker import Broker, IncomingMessage
+from cqrs_fastapi.brokers.broker import Broker
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.eventstore.appender import Appender
+from cqrs_fastapi.eventstore.repeats import StoredRecords
 from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.inbox.claims import settled
 from cqrs_fastapi.inbox.consumer import Consumer
@@ -27,7 +28,6 @@ from cqrs_fastapi.inbox.handling import Handlings
 from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.injection import Injector
 from cqrs_fastapi.mediation.kernel import Kernel, UnitLimits
-from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.providers import index
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent
@@ -35,8 +35,6 @@ from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.relay import Relay
 from cqrs_fastapi.outbox.routing import Routing
-from cqrs_fastapi.outbox.rows import POSITION_HEADER
-from cqrs_fastapi.projections.checkpoints import advance
 from cqrs_fastapi.runtime.assembly import (
     Assembled,
     Blueprint,
@@ -46,8 +44,11 @@ from cqrs_fastapi.runtime.assembly import (
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
+from cqrs_fastapi.runtime.reading import StoreReading
 from cqrs_fastapi.runtime.supervisor import WorkerState
+from cqrs_fastapi.runtime.together import Together
 from cqrs_fastapi.runtime.topics import TopicCreator
+from cqrs_fastapi.runtime.unit import ApplicationUnitOfWork
 from cqrs_fastapi.runtime.worker import Worker
 from cqrs_fastapi.scheduling.retention import retention_job
 from cqrs_fastapi.scheduling.scheduler import Scheduler
@@ -80,10 +81,13 @@ class Engine:
         self._exits = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._units: set[asyncio.Task[Any]] = set()
-        self._probes = (Probe("database", self._ping_database), Probe("broker", self.broker.ping))
+        self._probes = [Probe("database", self._ping_database), Probe("broker", self.broker.ping)]
         self._relay: Relay | None = None
         self._assembled, self._injector = self._assemble()
-        self._routing = Routing(self.settings.service, self._assembled.durable)
+        durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
+        self._reading = StoreReading(self.database, self.settings, self.clock, durable)
+        self._probes += self._reading.probes()
+        self._routing = Routing()
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._appender = Appender(self.database)
         self._services = Services(self.database, self._appender, self.registry, self._routing, limits, self._wake)
@@ -177,9 +181,13 @@ class Engine:
             self._relay = Relay(self.database, self.broker, self.settings, self.clock, self.ids, owner=self.ids())
             return self._relay
         if name == "consumer":
-            group = self.settings.service
-            return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
+            store = self._reading.worker(self._handlings(), self.registry, self.ids())
+            return Together("consumer", (store, self._consumer()))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
+
+    def _consumer(self) -> Worker:
+        group = self.settings.service
+        return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
 
     def topic_creator(self) -> Worker:
         topics = sorted({*self.topics_consumed(), *self._topics_produced()}) if self.settings.create_topics else []
@@ -201,8 +209,10 @@ class Engine:
         given = metadata or Metadata(message_id=message_id, correlation_id=str(message_id), time=self.clock.now())
         known = replace(given, message_id=message_id)
         handlings, errors, tables = self._handlings(), [], self.database.tables
-        done = await self.database.read(lambda connection: settled(connection, tables, [message_id]))
-        for handling in self.kernel.pipelines.durable.get(type(event), ()):
+        durable = self.kernel.pipelines.durable.get(type(event), ())
+        names = [handling.consumer for handling in durable]
+        done = await self.database.read(lambda connection: settled(connection, tables, names, [message_id]))
+        for handling in durable:
             if (handling.consumer, message_id) in done:
                 continue
             try:
@@ -227,31 +237,25 @@ class Engine:
         pipelines = assembled.compiler.pipelines
         kernel = Kernel(self.ids, self.clock, self._begin, limits, pipelines, _tasks=self._units)
         pipelines.take_in = self.take_in
+        pipelines.records = StoredRecords(self.database)
         assembled.compiler.attach(kernel)
         return kernel
 
     def _begin(self, scope: Scope, session: AsyncSession | None = None) -> UnitOfWork:
-        return UnitOfWork(self._services, scope, session)
+        return ApplicationUnitOfWork(self._services, scope, session, self._reading.starts, self._reading.horizon.wake)
 
     def _wake(self) -> None:
         if self._relay is not None:
             self._relay.wake()
 
     def _handlings(self) -> Handlings:
-        return Handlings(self.kernel, self.database, self.settings, self._write_checkpoint)
-
-    def _write_checkpoint(self, connection: Connection, handling: Handling, message: IncomingMessage) -> None:
-        """A projection's checkpoint, in the transaction of its effect."""
-        position = message.headers.get(POSITION_HEADER)
-        if handling.consumer in self._blueprint.projections.names() and position is not None and position.isdigit():
-            partition = f"{message.topic}/{message.partition}"
-            now = self.clock.now()
-            advance(connection, self.database.tables, handling.consumer, partition, int(position), now=now)
+        return Handlings(self.kernel, self.database, self.settings)
 
     async def _ping_database(self) -> None:
         await self.database.ping()
         if not self._schema_checked:
             await self.database.check_schema()
+            await self._reading.starts.record()
             self._schema_checked = True
 
     async def _check_schema(self) -> None:

@@ -36,15 +36,17 @@ class Readiness:
 
 @dataclass(slots=True)
 class Probe:
-    """Asks one thing whether it works.
+    """Asks one thing whether it works, and what it has to say.
 
     A driver may need seconds to give up a connection that hangs, so its run is waited for only so long, and whoever
     asks again meanwhile waits for the same run.
     """
 
     name: str
-    ping: Callable[[], Coroutine[Any, Any, None]]
-    _running: asyncio.Task[None] | None = None
+    ping: Callable[[], Coroutine[Any, Any, str | None]]
+    only_informs: bool = False
+    """Requests can be served whatever it answers, so it is always ok."""
+    _running: asyncio.Task[str | None] | None = None
 
     async def ask(self, seconds: float) -> Check:
         """Never raises, and answers within so many seconds."""
@@ -54,15 +56,15 @@ class Probe:
         running = self._running
         await asyncio.wait({running}, timeout=seconds)
         if not running.done():
-            return Check(self.name, ok=False, detail="does not answer in time")
+            return Check(self.name, ok=self.only_informs, detail="does not answer in time")
         error = asyncio.CancelledError() if running.cancelled() else running.exception()
         if error is None:
-            return Check(self.name, ok=True, detail="answers")
+            return Check(self.name, ok=True, detail=running.result() or "answers")
         if isinstance(error, SchemaBehindError):
             return Check(self.name, ok=False, detail=str(error))
         if not isinstance(error, CqrsError):
             log.warning("check_failed", check=self.name, error=repr(error))
-        return Check(self.name, ok=False, detail="does not answer")
+        return Check(self.name, ok=self.only_informs, detail="does not answer")
 
     async def close(self) -> None:
         """Leave no run behind, so that what it asks can be closed."""

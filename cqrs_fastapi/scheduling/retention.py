@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 import structlog
@@ -35,12 +35,14 @@ class Deleted:
 
     inbox: int
     job_runs: int
+    idempotency: int
     more: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """A job that deletes inbox rows and finished runs of jobs older than `settings.retention`.
+    """A job that deletes inbox rows, finished runs of jobs and records of idempotency keys older than
+    `settings.retention`.
 
     Each batch is a transaction of its own, and half the command timeout is all the time it takes for one tick. The
     newest run of each job stays, however old: by it a scheduler knows what was run last.
@@ -52,14 +54,15 @@ class Retention:
 
     async def __call__(self, tick: Tick, /) -> None:
         deleted = await self.delete_old()
-        log.info("retention", inbox=deleted.inbox, job_runs=deleted.job_runs, more=deleted.more, tick=tick.scheduled_at)
+        log.info("retention", **asdict(deleted), tick=tick.scheduled_at)
 
     async def delete_old(self) -> Deleted:
         """Delete what is old by the database's clock, batch after batch."""
         deadline = asyncio.get_running_loop().time() + self.settings.command_timeout.total_seconds() / 2
         inbox, inbox_left = await self._empty(_old_inbox, self.database.tables.inbox, deadline)
         runs, runs_left = await self._empty(_old_runs, self.database.tables.job_runs, deadline)
-        return Deleted(inbox, runs, more=inbox_left or runs_left)
+        records, records_left = await self._empty(_old_records, self.database.tables.idempotency, deadline)
+        return Deleted(inbox, runs, records, more=inbox_left or runs_left or records_left)
 
     async def _empty(self, old: _Old, table: Table, deadline: float) -> tuple[int, bool]:
         """How many rows were deleted, and whether some may be left."""
@@ -85,6 +88,10 @@ def retention_job(database: Database, settings: Settings) -> Job:
 
 def _old_inbox(connection: Connection, tables: Tables, retention: timedelta) -> ColumnElement[bool]:
     return tables.inbox.c.received_at < database_now(connection, after=-retention)
+
+
+def _old_records(connection: Connection, tables: Tables, retention: timedelta) -> ColumnElement[bool]:
+    return tables.idempotency.c.created_at < database_now(connection, after=-retention)
 
 
 def _old_runs(connection: Connection, tables: Tables, retention: timedelta) -> ColumnElement[bool]:

@@ -19,8 +19,10 @@ from cqrs_fastapi.errors import CqrsError, ReadOnlyError, UnavailableError, Unkn
 
 _LOST = ("08", "57P01", "57P02", "25P03")
 """The server ended the connection: connection exceptions, shutdown, crash, idle in transaction too long."""
-_REFUSED = ("57P03", "53", "28", "3D000", "25006")
-"""The server answers that it cannot: starting, too many connections, no disk or memory, no such login, a standby."""
+_REFUSED = ("57P03", "53", "28", "3D000", "25006", "55P03")
+"""The server answers that it cannot: starting, too many connections, no disk or memory, no such login, a standby, a row
+that somebody else kept locked for too long.
+"""
 _REFUSED_SQLITE = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 )
@@ -86,7 +88,7 @@ def is_lost_connection(error: Exception) -> bool:
 def _is_lost(error: Exception) -> bool:
     """The connection broke, so that whatever was under way on it is unknown here."""
     driver_error = _driver_error(error)
-    if is_lost_connection(error) or _is_network(driver_error):
+    if is_lost_connection(error) or _is_network(driver_error) or _is_confused(driver_error):
         return True
     return _sqlstate(driver_error).startswith(_LOST) or _sqlite_code(driver_error) in _FAILED_SQLITE
 
@@ -102,6 +104,14 @@ def _is_refused(error: Exception) -> bool:
 def _is_network(error: BaseException) -> bool:
     """A plain OSError is what asyncio makes of several addresses that all failed; its other kinds are about files."""
     return isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or type(error) is OSError
+
+
+def _is_confused(error: BaseException) -> bool:
+    """What asyncpg says, without a code of the server's, of a connection that ended while it was being used."""
+    if not type(error).__module__.startswith("asyncpg"):
+        return False
+    name = type(error).__name__
+    return name == "InternalClientError" or (name == "InterfaceError" and "closed" in str(error))
 
 
 def _driver_error(error: Exception) -> BaseException:

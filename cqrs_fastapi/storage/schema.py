@@ -21,7 +21,8 @@ from sqlalchemy.schema import CreateSchema
 
 from cqrs_fastapi.errors import SchemaAheadError, SchemaBehindError, SchemaMismatchError
 from cqrs_fastapi.storage.dialects import is_postgres
-from cqrs_fastapi.storage.tables import Names, build_tables
+from cqrs_fastapi.storage.names import Names
+from cqrs_fastapi.storage.tables import build_tables
 
 SCRIPTS = Path(__file__).parent / "migrations"
 

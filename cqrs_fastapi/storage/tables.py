@@ -22,27 +22,7 @@ from sqlalchemy import (
 )
 
 from cqrs_fastapi.storage.column_types import POSITION, JsonText, UtcDateTime
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What the settings call the tables. Constraints are named too, since each database would invent its own names."""
-
-    prefix: str = "cqrs_"
-    schema: str | None = None
-
-    def of(self, name: str) -> str:
-        return f"{self.prefix}{name}"
-
-    def written(self, statement: str) -> str:
-        """A statement with `{schema}` and `{prefix}` as these names have them."""
-        schema = f'"{self.schema}".' if self.schema else ""
-        return statement.replace("{schema}", schema).replace("{prefix}", self.prefix)
-
-    @property
-    def version_table(self) -> str:
-        """Where the revision of these tables is written."""
-        return self.of("alembic_version")
+from cqrs_fastapi.storage.names import Names
 
 
 @dataclass(frozen=True, slots=True)

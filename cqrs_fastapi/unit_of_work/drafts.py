@@ -9,8 +9,8 @@ from typing import Any
 
 from cqrs_fastapi.errors import MessageTooLargeError
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
-from cqrs_fastapi.eventstore.records import AppendUnit, NewEvent, StreamAppend
-from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, NewEvent, StreamAppend
+from cqrs_fastapi.messages.events import AnyEvent, tags_of
 from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
@@ -47,9 +47,11 @@ class Prepared:
     def __bool__(self) -> bool:
         return bool(self.appends or self.outbox)
 
-    def unit(self, tenant: str, now: datetime) -> AppendUnit:
+    def unit(
+        self, tenant: str, now: datetime, record: IdempotencyRecord | None, condition: Condition | None
+    ) -> AppendUnit:
         """All of it, as it is appended."""
-        return AppendUnit(tenant, now, self.appends, self.outbox)
+        return AppendUnit(tenant, now, self.appends, self.outbox, record, condition)
 
 
 def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Routing, limits: Limits) -> Prepared:
@@ -83,6 +85,8 @@ def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Rout
                 registered.definition.version,
                 payload.decode(),
                 render_json(_stored_metadata(draft.metadata)),
+                tags_of(draft.event),
+                bool(registered.definition.tags),
             )
             streams.setdefault(stream, (draft, []))[1].append(stored)
     for stream, (draft, events) in streams.items():

@@ -14,7 +14,10 @@ from cqrs_fastapi.errors import ReadOnlyError
 from cqrs_fastapi.eventstore.append import append
 from cqrs_fastapi.eventstore.appender import FEW, Appender
 from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
-from cqrs_fastapi.eventstore.records import AppendUnit
+from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord
+from cqrs_fastapi.eventstore.repeats import record_of
+from cqrs_fastapi.mediation.contention import give_way
+from cqrs_fastapi.mediation.idempotency import Attempt
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.metadata import Metadata, holder
@@ -53,11 +56,13 @@ class UnitOfWork:
     __slots__ = (
         "_aggregates",
         "_appends",
+        "_condition",
         "_drafts",
         "_joined",
         "_kernel",
         "_published",
         "_read_only",
+        "_record",
         "_seen",
         "_services",
         "_session",
@@ -77,6 +82,8 @@ class UnitOfWork:
         self._appends: list[tuple[str, Sequence[AnyEvent], ExpectedVersion]] = []
         self._drafts: list[Draft] = []
         self._joined: list[Work] = []
+        self._record: IdempotencyRecord | None = None
+        self._condition: Condition | None = None
 
     @property
     def tenant(self) -> str:
@@ -94,8 +101,13 @@ class UnitOfWork:
         self._services.registry.of(event)
         self._published.append(event)
 
-    def append(self, stream: str, events: Sequence[AnyEvent], expected: ExpectedVersion) -> None:
-        """Append to a stream with the commit."""
+    def append(
+        self, stream: str, events: Sequence[AnyEvent], expected: ExpectedVersion, condition: Condition | None
+    ) -> None:
+        """Append to a stream with the commit, on the condition of what the unit's one decision has read."""
+        if condition is not None and self._condition not in (None, condition):
+            raise ValueError("a unit of work has one condition: read all that it decides on by one call of decide()")
+        self._condition = self._condition or condition
         self._appends.append((stream, tuple(events), expected))
 
     def track(self, aggregate: Aggregate, /) -> None:
@@ -110,6 +122,10 @@ class UnitOfWork:
     def join(self, work: Work, /) -> None:
         """Run `work` in the commit's transaction, before the events are appended; its error rolls everything back."""
         self._joined.append(work)
+
+    def remember(self, attempt: Attempt, response: str, /) -> None:
+        """Write with the commit what the attempt is answered with; the commit raises RepeatedError if another was."""
+        self._record = record_of(attempt, response)
 
     async def read(self, work: Callable[[Connection], T], /) -> T:
         """Run a reading `work`: in the session's transaction if there is one, else on its own."""
@@ -137,11 +153,12 @@ class UnitOfWork:
         Raises ConcurrencyError, UnavailableError (nothing was written) or UnknownOutcomeError.
         """
         prepared = prepare_rows(self._drafts, self._services.registry, self._services.routing, self._services.limits)
+        give_way(one.stream for one in prepared.appends)
         if self._session is not None and self._read_only:
             await self._session.close()
         elif self._session is not None:
             await self._commit_session(self._session, prepared)
-        elif prepared or self._joined:
+        elif prepared or self._joined or self._record:
             await self._write(prepared)
         if prepared.outbox:
             self._services.wake()
@@ -154,7 +171,7 @@ class UnitOfWork:
     async def _commit_session(self, session: AsyncSession, prepared: Prepared) -> None:
         # The flush comes first: an application's own error must not be hidden behind a conflict of versions.
         await session.flush()
-        if prepared or self._joined:
+        if prepared or self._joined or self._record:
             await self._services.database.run(session, self._work(self._unit(prepared)))
         if self._session_is_ours:
             await commit(session)
@@ -182,7 +199,7 @@ class UnitOfWork:
         return write
 
     def _unit(self, prepared: Prepared) -> AppendUnit:
-        return prepared.unit(self.tenant, self._kernel.clock.now())
+        return prepared.unit(self.tenant, self._kernel.clock.now(), self._record, self._condition)
 
     def _new_drafts(self) -> list[Draft]:
         """What was recorded, appended and published since the last look, in that order."""

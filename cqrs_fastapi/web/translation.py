@@ -18,9 +18,11 @@ from cqrs_fastapi.errors import (
     ConfigurationError,
     CqrsError,
     DomainError,
+    IdempotencyKeyReusedError,
     MessageTooLargeError,
     NotFoundError,
     OverloadedError,
+    StreamClosedError,
     UnavailableError,
     UnknownOutcomeError,
 )
@@ -50,6 +52,8 @@ _ANSWERS: Final[Mapping[type[BaseException], Answer]] = {
     ConcurrencyError: Answer(
         409, "Somebody else changed this meanwhile; nothing was written. Read it and decide again.", 1
     ),
+    StreamClosedError: Answer(409),
+    IdempotencyKeyReusedError: Answer(422),
     MessageTooLargeError: Answer(413, "What was sent is too large; nothing was written."),
     UnavailableError: Answer(503, "A part of this service does not answer; nothing was written. Try again.", 1),
     OverloadedError: Answer(503, "This service has too much to do; the request was not begun. Try again.", 1),

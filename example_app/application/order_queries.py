@@ -47,7 +47,7 @@ async def list_orders(query: ListOrders, overviews: OrderOverviews) -> OrderPage
 
 @requests.handles(GetOrderHistory)
 async def get_order_history(query: GetOrderHistory, store: EventStore) -> tuple[HistoryEntry, ...]:
-    recorded = await store.read(Order(query.order_id).stream)
+    recorded = [one async for one in store.read(Order(query.order_id).stream)]
     if not recorded:
         raise NotFoundError(kind="Order", identifier=str(query.order_id))
     return tuple(

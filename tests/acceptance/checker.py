@@ -19,8 +19,14 @@ class Remains:
     effects: list[tuple[str, str]] = field(default_factory=list)
     ticks: list[str] = field(default_factory=list)
     outbox: int = 0
+    unread: int = 0
     dead_letters: int = 0
     leases_held: list[str] = field(default_factory=list)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing waits: neither for the broker nor for a durable handler."""
+        return self.outbox == 0 and self.unread == 0
 
 
 QUERIES = {
@@ -28,6 +34,8 @@ QUERIES = {
     "effects": "SELECT handler, command FROM effects ORDER BY n",
     "ticks": "SELECT tick FROM ticks ORDER BY n",
     "outbox": "SELECT count(*) FROM cqrs_outbox",
+    "unread": "SELECT count(*) FROM cqrs_events WHERE position > "
+    "(SELECT coalesce(min(position), 0) FROM cqrs_checkpoints WHERE partition = 'store')",
     "dead_letters": "SELECT count(*) FROM cqrs_dead_letters",
     "leases_held": "SELECT name FROM cqrs_leases WHERE owner IS NOT NULL ORDER BY name",
 }
@@ -51,6 +59,7 @@ def remains_of(found: dict[str, list[tuple]]) -> Remains:  # type: ignore[type-a
         [(handler, command) for handler, command in found["effects"]],
         [tick for (tick,) in found["ticks"]],
         found["outbox"][0][0],
+        found["unread"][0][0],
         found["dead_letters"][0][0],
         [name for (name,) in found["leases_held"]],
     )

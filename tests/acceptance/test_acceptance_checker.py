@@ -53,7 +53,7 @@ def test_faults_planted_in_a_file_are_found_there(tmp_path: Path) -> None:
             "CREATE TABLE effects (n INTEGER PRIMARY KEY, handler, command);"
             "CREATE TABLE ticks (n INTEGER PRIMARY KEY, tick);"
             "CREATE TABLE cqrs_outbox (id); CREATE TABLE cqrs_dead_letters (id);"
-            "CREATE TABLE cqrs_leases (name, owner);"
+            "CREATE TABLE cqrs_leases (name, owner); CREATE TABLE cqrs_checkpoints (partition, position);"
         )
         for stream, version, command in good().events:
             connection.execute(

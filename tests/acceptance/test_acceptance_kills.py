@@ -16,7 +16,7 @@ KILLS = 14
 
 
 def settled(file: Path) -> bool:
-    return read_sqlite(str(file)).outbox == 0
+    return read_sqlite(str(file)).settled
 
 
 def test_kills_at_random_times_under_load_break_no_promise(fork: Fork, ledger_file: Path, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_kills_at_random_times_under_load_break_no_promise(fork: Fork, ledger_fi
         fork.until_serving()
     finally:
         clients.stop()
-    until(lambda: settled(ledger_file), "the outbox is empty")
+    until(lambda: settled(ledger_file), "everything is settled")
     fork.end(signal.SIGTERM)
 
     remains = read_sqlite(str(ledger_file))
@@ -62,7 +62,7 @@ def test_a_kill_at_a_named_point_loses_and_repeats_nothing(
     fork.until_serving()
     other = {**body, "command": str(uuid4())}
     assert request(fork.port, "POST", "/entries", other)[0] == 200
-    until(lambda: settled(ledger_file), "the outbox is empty")
+    until(lambda: settled(ledger_file), "everything is settled")
     fork.end(signal.SIGTERM)
 
     remains = read_sqlite(str(ledger_file))

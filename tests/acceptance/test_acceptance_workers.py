@@ -41,8 +41,8 @@ def read(url: str) -> Remains:
     return read_sqlite(url.removeprefix("sqlite+aiosqlite:///")) if url.startswith("sqlite") else read_url(url)
 
 
-def relaying_processes(url: str) -> list[int]:
-    """Who relayed, in order, each once in a row: on `memory://` a message is handled where it was relayed."""
+def reading_processes(url: str) -> list[int]:
+    """Who ran the durable handlers, in order, each once in a row."""
 
     async def ask() -> list[int]:
         engine = create_async_engine(url)
@@ -63,7 +63,7 @@ def test_two_workers_on_one_database_have_each_effect_and_each_tick_once(url: st
             time.sleep(3.5)
         finally:
             clients.stop()
-        until(lambda: read(url).outbox == 0, "the outbox is empty")
+        until(lambda: read(url).settled, "everything is settled")
         workers = _workers(server.pid)
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) in (0, -signal.SIGTERM)
@@ -73,8 +73,8 @@ def test_two_workers_on_one_database_have_each_effect_and_each_tick_once(url: st
     assert faults(remains, clients.acknowledged()) == []
     assert len(clients.acknowledged()) > 20
     assert len(remains.ticks) >= 2
-    # A lease may change hands on a machine that stalls; two relays at once would alternate all the time.
-    assert len(relaying_processes(url)) <= 3
+    # A lease may change hands on a machine that stalls; two readers at once would alternate all the time.
+    assert len(reading_processes(url)) <= 3
     assert remains.leases_held == []
     assert _failures(tmp_path) == []
 
@@ -111,7 +111,7 @@ def test_a_terminated_server_finishes_the_command_that_it_has_begun(ledger_file:
     assert remains.leases_held == []
 
     with uvicorn_of(tmp_path) as (server, port):
-        until(lambda: read_sqlite(str(ledger_file)).outbox == 0, "what was left in the outbox is delivered")
+        until(lambda: read_sqlite(str(ledger_file)).settled, "what was left is settled")
         server.send_signal(signal.SIGTERM)
         server.wait(20)
     assert faults(read_sqlite(str(ledger_file)), [command]) == []
@@ -131,7 +131,7 @@ def test_a_client_that_leaves_in_the_middle_gets_its_command_decided_and_nothing
         for command in commands:
             _send_and_leave(port, {"ledger": str(UUID(int=2)), "command": command, "slow": 0.2})
         until(lambda: len(read_sqlite(str(ledger_file)).events) == len(commands), "all are committed")
-        until(lambda: read_sqlite(str(ledger_file)).outbox == 0, "the outbox is empty")
+        until(lambda: read_sqlite(str(ledger_file)).settled, "everything is settled")
         assert request(port, "GET", "/health/ready")[0] == 200
         until(lambda: _sockets(server.pid) == 0, "every connection that its client has left is closed")
         # The pool and SQLite's own files may be open now; ten requests must not have left ten of anything.

@@ -17,6 +17,7 @@ from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.compiler import Compiler
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.event_mediator import EventMediator
+from cqrs_fastapi.mediation.idempotency import Attempt
 from cqrs_fastapi.mediation.injection import Builtin, Injector
 from cqrs_fastapi.mediation.kernel import Kernel, UnitLimits
 from cqrs_fastapi.mediation.providers import index
@@ -70,6 +71,9 @@ class Unit:
         self.notes.append(event)
 
     def join(self, work: Callable[[Connection], None], /) -> None:
+        raise NotImplementedError
+
+    def remember(self, attempt: Attempt, response: str, /) -> None:
         raise NotImplementedError
 
     async def prepare(self, scope: Scope, /) -> None:

@@ -424,6 +424,32 @@ def test_two_durable_handlers_with_one_name() -> None:
     assert problem.endswith("give one of them name='...'")
 
 
+def test_one_name_that_begins_at_two_places() -> None:
+    async def mail(event: Happened) -> None: ...
+
+    class Other(Event):
+        pass
+
+    async def mail_other(event: Other) -> None: ...
+
+    events = EventMap()
+    events.bind(Happened, mail, name="mail")
+    events.bind(Other, mail_other, name="mail", from_start=True)
+    problem = the_problem(events=events)
+    assert problem.startswith("some bindings of 'mail' begin at the start and some at the present")
+    assert "write from_start=True for all or for none" in problem
+
+
+def test_a_beginning_for_a_handler_that_has_no_history() -> None:
+    async def count(event: Happened) -> None: ...
+
+    events = EventMap()
+    events.bind(Happened, count, when="in_transaction", from_start=True)
+    problem = the_problem(events=events)
+    assert "reacts in the transaction of Happened and has no history to begin with" in problem
+    assert problem.endswith("leave from_start out, or bind it when='durable'")
+
+
 def test_an_event_handler_that_is_wrong() -> None:
     events = EventMap()
 

@@ -92,7 +92,7 @@ def test_every_form_of_request_has_a_kind(request_type: type, kind: str | None) 
 
 
 def test_an_unknown_class_argument_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(TypeError, match=r"Mistyped: unknown class argument topik; there are name, version and topic"):
+    with pytest.raises(TypeError, match=r"Mistyped: unknown class argument topik; there are name, version, topic"):
         type("Mistyped", (Event,), {"__module__": __name__}, topik="accounts")
     with pytest.raises(TypeError):
         type("Mistyped", (Command[int],), {"__module__": __name__}, name="x")

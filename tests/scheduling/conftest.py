@@ -53,9 +53,7 @@ class Cluster:
         compiler = Compiler(injector)
         compiled = {job.name: compiler.compile_job(job.handler, Tick, job.behaviors) for job in jobs.jobs()}
         assert injector.problems == []
-        services = Services(
-            database, Appender(database), EventRegistry([]), Routing("app", frozenset()), Limits(1000, 10), lambda: None
-        )
+        services = Services(database, Appender(database), EventRegistry([]), Routing(), Limits(1000, 10), lambda: None)
         kernel = Kernel(
             Uuid7Factory(),
             SystemClock(),

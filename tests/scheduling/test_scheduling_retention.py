@@ -22,6 +22,7 @@ else:
 pytestmark = pytest.mark.anyio
 
 KEPT_FOR = timedelta(days=14)
+COMMON = {"user_id": "", "command": "Pay", "ordinal": 0, "fingerprint": "", "response": "null"}
 
 
 def inbox_row(age: timedelta) -> dict[str, object]:
@@ -57,12 +58,19 @@ async def inbox_ids(cluster: Cluster) -> set[UUID]:
 async def test_only_what_is_older_than_the_retention_is_deleted(cluster: Cluster) -> None:
     old = [inbox_row(KEPT_FOR + timedelta(minutes=1)) for _ in range(7)]
     young = [inbox_row(KEPT_FOR - timedelta(minutes=1)), inbox_row(timedelta(0))]
+    records = cluster.database.tables.idempotency
     aged_runs = [run_row("nightly", KEPT_FOR + timedelta(days=days)) for days in (1, 2, 3)]
     await fill(cluster, old + young, [*aged_runs, run_row("nightly", timedelta(days=1))])
 
+    for number, age in enumerate((KEPT_FOR + timedelta(minutes=1), timedelta(0))):
+        row = {"key": f"k-{number}", "created_at": datetime.now(UTC) - age}
+        statement = insert(records).values(**COMMON, **row)
+        await cluster.database.write(lambda connection, one=statement: connection.execute(one))
+
     deleted = await Retention(cluster.database, Settings(retention=KEPT_FOR), batch=3).delete_old()
 
-    assert deleted == Deleted(inbox=7, job_runs=3, more=False)
+    assert deleted == Deleted(inbox=7, job_runs=3, idempotency=1, more=False)
+    assert await cluster.database.read(lambda c: list(c.execute(select(records.c.key)).scalars())) == ["k-1"]
     assert await inbox_ids(cluster) == {row["message_id"] for row in young}
     assert len(await cluster.runs("nightly")) == 1
 
@@ -82,7 +90,8 @@ async def test_when_the_time_is_over_the_rest_is_left_for_the_next_tick(cluster:
     await fill(cluster, [inbox_row(KEPT_FOR * 2)], [])
     no_time = Settings(retention=KEPT_FOR, command_timeout=timedelta(0))
 
-    assert await Retention(cluster.database, no_time).delete_old() == Deleted(inbox=0, job_runs=0, more=True)
+    nothing = Deleted(inbox=0, job_runs=0, idempotency=0, more=True)
+    assert await Retention(cluster.database, no_time).delete_old() == nothing
     assert len(await inbox_ids(cluster)) == 1
 
 

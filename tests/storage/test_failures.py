@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
@@ -152,3 +153,23 @@ async def test_a_folder_that_vanished_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         await database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE t (id INTEGER)") and None)
     await database.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InternalClientError("got result for unknown protocol state 3"),
+    ],
+)
+def test_a_driver_that_lost_its_connection_says_so_without_a_code(error: Exception) -> None:
+    with pytest.raises(UnavailableError), driver_errors.before_commit():
+        raise error
+    with pytest.raises(UnknownOutcomeError), driver_errors.at_commit():
+        raise error
+
+
+def test_a_wrong_use_of_the_driver_is_no_lost_connection() -> None:
+    error = asyncpg.InterfaceError("the server expects 2 arguments for this query, 1 was passed")
+    with pytest.raises(asyncpg.InterfaceError), driver_errors.before_commit():
+        raise error

@@ -368,7 +368,7 @@ async def test_the_event_store_is_asked_for_by_its_type(database_url: str) -> No
     @cqrs.handles(Append)
     async def handle(command: Append, store: EventStore) -> int:
         await store.append("things-1", [Audited(what="a"), Audited(what="b")], NO_STREAM)
-        return len(await store.read("things-1"))
+        return len([one async for one in store.read("things-1")])
 
     if database_url.startswith("postgresql"):
         async with cqrs.database.engine.begin() as connection:

@@ -24,6 +24,7 @@ _SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # the path of a socket may be 107 characters long, which a temporary folder exceeds
     "max_connections": "200",
+    "max_prepared_transactions": "16",  # none by default; a prepared transaction holds its floor without a process
 }
 
 

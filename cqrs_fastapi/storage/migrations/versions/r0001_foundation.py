@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 
 from cqrs_fastapi.storage.column_types import POSITION, JsonText, UtcDateTime
-from cqrs_fastapi.storage.tables import Names
+from cqrs_fastapi.storage.names import Names
 
 revision = "0001"
 down_revision = None

@@ -7,7 +7,7 @@ from alembic.operations import Operations
 
 from cqrs_fastapi.storage.column_types import JsonText, UtcDateTime
 from cqrs_fastapi.storage.migrations.append_function import DROP_FUNCTIONS, DROP_TRIGGER, FUNCTIONS
-from cqrs_fastapi.storage.tables import Names
+from cqrs_fastapi.storage.names import Names
 
 revision = "0002"
 down_revision = "0001"

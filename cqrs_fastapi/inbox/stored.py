@@ -1,0 +1,77 @@
+"""From a row of the own store to an event with its metadata, and to the message that a dead letter keeps of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from cqrs_fastapi.brokers.broker import IncomingMessage
+from cqrs_fastapi.errors import MalformedMessageError
+from cqrs_fastapi.eventstore.subscription import Arrival
+from cqrs_fastapi.inbox.envelope import Envelope
+from cqrs_fastapi.messages.json_codec import parse_json
+from cqrs_fastapi.messages.metadata import Metadata
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.outbox.rows import headers_of
+
+NO_PARTITION = -1
+"""The partition of a message that came from no topic."""
+
+
+def open_stored(arrival: Arrival, registry: EventRegistry) -> Envelope:
+    """The event. Raises a MessageError if its row cannot be understood."""
+    stored = arrival.stored
+    event = registry.decode(stored.type, stored.schema_version, stored.data.encode())
+    return Envelope(event, metadata_of(arrival))
+
+
+def metadata_of(arrival: Arrival) -> Metadata:
+    """What was current when the event was recorded. Rows that somebody else wrote may lack all of it."""
+    stored, values = arrival.stored, parse_json(arrival.stored.metadata)
+    if not isinstance(values, dict):
+        raise MalformedMessageError(f"the metadata of event {stored.message_id} is no JSON object")
+    time, causation = values.get("time"), values.get("causation_id")
+    try:
+        return Metadata(
+            message_id=stored.message_id,
+            correlation_id=_text(values, "correlation_id") or str(stored.message_id),
+            time=datetime.fromisoformat(time) if time else stored.recorded_at,
+            causation_id=UUID(causation) if causation else None,
+            user=_text(values, "user"),
+            tenant=arrival.tenant or None,
+            traceparent=_text(values, "traceparent"),
+            headers={str(name): str(value) for name, value in (values.get("headers") or {}).items()},
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MalformedMessageError(f"the metadata of event {stored.message_id} is wrong: {error}") from None
+
+
+def message_of(arrival: Arrival) -> IncomingMessage:
+    """The event as a message: its topic is the stream and its offset the position; it has the headers of a sent one."""
+    stored = arrival.stored
+    return IncomingMessage(
+        topic=stored.stream,
+        partition=NO_PARTITION,
+        offset=stored.position,
+        key=stored.stream.encode(),
+        payload=stored.data.encode(),
+        headers={name: value.encode() for name, value in _headers(arrival).items()},
+        sent_at=stored.recorded_at,
+    )
+
+
+def _headers(arrival: Arrival) -> dict[str, str]:
+    stored = arrival.stored
+    try:
+        return headers_of(stored.type, stored.schema_version, metadata_of(arrival))
+    except MalformedMessageError:
+        # Enough to find it and to read it: what cannot be read stays in its row.
+        return {"message-id": str(stored.message_id), "type": stored.type, "version": str(stored.schema_version)}
+
+
+def _text(values: dict[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value

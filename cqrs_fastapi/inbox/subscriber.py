@@ -1,0 +1,236 @@
+"""Feeds one durable handler from the store: event after event, each with its checkpoint in the effect's transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection
+
+from cqrs_fastapi.dead_letters.parking import Reason
+from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownOutcomeError
+from cqrs_fastapi.eventstore.checkpoints import (
+    Checkpoint,
+    CheckpointMovedError,
+    advance,
+    last_event,
+    read_checkpoint,
+    verify,
+)
+from cqrs_fastapi.eventstore.horizon import Horizon, read_horizon
+from cqrs_fastapi.eventstore.subscription import (
+    PAGE,
+    Arrival,
+    Batch,
+    HistoryMovedError,
+    Selection,
+    SharedHorizon,
+    Subscription,
+    place_of,
+    read_range,
+)
+from cqrs_fastapi.inbox.added import close, passed_over
+from cqrs_fastapi.inbox.claims import settled
+from cqrs_fastapi.inbox.handling import AlsoWrite, Handlings, PlaceLostError, Settlement, wait_for
+from cqrs_fastapi.inbox.starts import Reader
+from cqrs_fastapi.inbox.stored import message_of, open_stored
+from cqrs_fastapi.mediation.pipelines import Handling
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.storage import leases
+from cqrs_fastapi.storage.leases import Lease, LeaseLostError
+
+log = structlog.get_logger("cqrs_fastapi")
+
+CATCH_UP_SECONDS = 1.0
+"""How often a checkpoint follows W over events that nobody waits for."""
+_PAUSE_WHILE_AWAY = 0.5
+
+
+@dataclass(slots=True)
+class Subscriber:
+    """The events of one handler, in the order of their positions. What it does is undone once the lease is lost."""
+
+    handlings: Handlings
+    registry: EventRegistry
+    shared: SharedHorizon
+    reader: Reader
+    lease: Lease
+    _passed: Checkpoint = field(init=False)
+    """As it is stored."""
+    _reached: Batch | None = None
+    """What was read and settled last; the checkpoint may follow up to its end."""
+    _caught_up_at: float = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; an event in the works is finished. Raises PlaceLostError and HistoryChangedError."""
+        while not stop.is_set():
+            try:
+                subscription = await self._open()
+                if True:
+                    await self._read_on(subscription, stop)
+            except HistoryMovedError as error:
+                log.warning("history_verified_again", consumer=self.reader.consumer, reason=str(error))
+            except (UnavailableError, UnknownOutcomeError) as error:
+                log.warning("database_unavailable", consumer=self.reader.consumer, error=str(error))
+                await wait_for(stop, _PAUSE_WHILE_AWAY)
+
+    async def _open(self) -> Subscription:
+        """Take up the stored checkpoint, after its history was verified."""
+        horizon = await self.shared.fresh()
+        self._passed, verified = await self.handlings.database.read(self._verified)
+        if verified.server != horizon.server:
+            raise HistoryMovedError
+        self._reached = None
+        selection, start = Selection(types=self.reader.types), place_of(self._passed, horizon)
+        return Subscription(self.handlings.database, self.shared, selection, start)
+
+    def _verified(self, connection: Connection) -> tuple[Checkpoint, Horizon]:
+        tables = self.handlings.database.tables
+        checkpoint = read_checkpoint(connection, tables, self.reader.consumer)
+        if checkpoint is None:
+            raise PlaceLostError(f"the checkpoint of {self.reader.consumer} was deleted; it begins anew")
+        horizon = read_horizon(connection, tables)  # after it, so that it cannot be behind what the checkpoint has seen
+        verify(connection, tables, checkpoint, horizon)
+        return checkpoint, horizon
+
+    async def _go_back(self, stop: asyncio.Event) -> bool:
+        """Settle what a reader passed over that did not know of a binding; False if it was time to stop before that."""
+        database, reader = self.handlings.database, self.reader
+        bound_at = await database.read(
+            partial(passed_over, tables=database.tables, consumer=reader.consumer, events=reader.types)
+        )
+        at, through = min(bound_at.values(), default=self._passed.position), self._passed.position
+        while at < through:
+            page = await database.read(
+                partial(
+                    read_range,
+                    tables=database.tables,
+                    selection=Selection(types=frozenset(bound_at)),
+                    after=at,
+                    through=through,
+                    limit=PAGE,
+                )
+            )
+            late = [arrival for arrival in page if arrival.stored.position > bound_at[arrival.stored.type]]
+            for arrival in late:
+                if await self._given(arrival, stop, self._fence) is Settlement.STOPPED or stop.is_set():
+                    return False
+            at = page[-1].stored.position if len(page) == PAGE else through
+        if bound_at:
+            await database.write(partial(self._close, events=bound_at))
+        return True
+
+    def _close(self, connection: Connection, events: Iterable[str]) -> None:
+        self._fence(connection)
+        now = self.handlings.kernel.clock.now()
+        close(connection, self.handlings.database.tables, self.reader.consumer, events, now=now)
+
+    async def _read_on(self, subscription: Subscription, stop: asyncio.Event) -> None:
+        while (batch := await self._next(subscription, stop)) is not None:
+            if batch.events and not await self._settle_all(batch, stop):
+                return
+            self._reached = batch
+
+    async def _next(self, subscription: Subscription, stop: asyncio.Event) -> Batch | None:
+        """The next batch, or None when it is time to stop. While it waits, the checkpoint follows what was passed."""
+        reading, stopping = asyncio.ensure_future(subscription.next()), asyncio.ensure_future(stop.wait())
+        try:
+            while not reading.done():
+                await asyncio.wait({reading, stopping}, timeout=self._due(), return_when=asyncio.FIRST_COMPLETED)
+                if stop.is_set():
+                    return None
+                if self._due() == 0.0:
+                    await self._catch_up()
+            return reading.result()
+        finally:
+            stopping.cancel()
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait({reading})
+
+    async def _settle_all(self, batch: Batch, stop: asyncio.Event) -> bool:
+        """False if it was time to stop before all of it was settled."""
+        known = await self._known(batch.events)
+        for arrival in batch.events:
+            if stop.is_set():
+                return False
+            if arrival.stored.message_id not in known and not await self._settle(arrival, batch.highest, stop):
+                return False
+        return True
+
+    async def _known(self, events: Sequence[Arrival]) -> set[UUID]:
+        database, ids = self.handlings.database, [arrival.stored.message_id for arrival in events]
+        pairs = await database.read(partial(self._settled, ids=ids))
+        return {message_id for _, message_id in pairs}
+
+    def _settled(self, connection: Connection, ids: Sequence[UUID]) -> set[tuple[str, UUID]]:
+        return settled(connection, self.handlings.database.tables, [self.reader.consumer], ids)
+
+    async def _settle(self, arrival: Arrival, highest: int, stop: asyncio.Event) -> bool:
+        stored = arrival.stored
+        after = Checkpoint(self.reader.consumer, stored.position, stored.message_id, highest)
+        settlement = await self._given(arrival, stop, partial(self._pass, before=self._passed, after=after))
+        if settlement is Settlement.NOW:
+            self._passed = after
+        elif settlement is Settlement.BEFORE:
+            # By an attempt whose answer was lost, perhaps, which has moved the checkpoint too.
+            self._passed, _ = await self.handlings.database.read(self._verified)
+        return settlement is not Settlement.STOPPED
+
+    async def _given(self, arrival: Arrival, stop: asyncio.Event, also: AlsoWrite) -> Settlement | None:
+        """None if this handler does not react to that version of the event."""
+        try:
+            envelope = open_stored(arrival, self.registry)
+        except MessageError as error:
+            return await self.handlings.park(self.reader.consumer, message_of(arrival), Reason.of(error), stop, also)
+        handling = self._handling(type(envelope.event))
+        if handling is None:
+            return None
+        return await self.handlings.settle(handling, envelope, message_of(arrival), stop, also)
+
+    def _handling(self, event_type: type) -> Handling | None:
+        """Looked up each time, since an override replaces them."""
+        durable = self.handlings.kernel.pipelines.durable.get(event_type, ())
+        return next((handling for handling in durable if handling.consumer == self.reader.consumer), None)
+
+    def _due(self) -> float | None:
+        """Seconds until the checkpoint is to follow; None if it is where it should be."""
+        if self._reached is None or self._reached.through <= self._passed.position:
+            return None
+        return max(0.0, self._caught_up_at + CATCH_UP_SECONDS - asyncio.get_running_loop().time())
+
+    async def _catch_up(self) -> None:
+        reached, self._caught_up_at = self._reached, asyncio.get_running_loop().time()
+        if reached is None:
+            return
+        try:
+            self._passed = await self.handlings.database.write(partial(self._follow, reached=reached))
+        except UnavailableError as error:
+            log.warning("checkpoint_not_moved", consumer=self.reader.consumer, error=str(error))
+
+    def _follow(self, connection: Connection, reached: Batch) -> Checkpoint:
+        last = last_event(connection, self.handlings.database.tables, reached.through)
+        after = Checkpoint(self.reader.consumer, reached.through, last, reached.highest)
+        self._pass(connection, before=self._passed, after=after)
+        return after
+
+    def _pass(self, connection: Connection, before: Checkpoint, after: Checkpoint) -> None:
+        """Move the checkpoint, in the transaction that settles what it passes. A reader that is no longer the one to
+        read is refused twice: by the lease, and by the place that its successor has moved.
+        """
+        tables, now = self.handlings.database.tables, self.handlings.kernel.clock.now()
+        self._fence(connection)
+        try:
+            advance(connection, tables, before, after, now=now)
+        except CheckpointMovedError as error:
+            raise PlaceLostError(f"{self.reader.consumer} reads on elsewhere: {error}") from error
+
+    def _fence(self, connection: Connection) -> None:
+        try:
+            leases.fenced(connection, self.handlings.database.tables, self.lease)
+        except LeaseLostError as error:
+            raise PlaceLostError(f"{self.reader.consumer} reads on elsewhere: {error}") from error

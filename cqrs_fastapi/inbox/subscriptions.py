@@ -1,0 +1,108 @@
+"""The durable handlers of a service on its own store. One process at a time runs them, by a lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+import structlog
+
+from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
+from cqrs_fastapi.eventstore.subscription import SharedHorizon
+from cqrs_fastapi.inbox.handling import Handlings, PlaceLostError, wait_for
+from cqrs_fastapi.inbox.lag import Lag, read_lag
+from cqrs_fastapi.inbox.starts import Starts
+from cqrs_fastapi.inbox.subscriber import Subscriber
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.storage import leases
+from cqrs_fastapi.storage.leases import Lease, LeaseLostError
+
+log = structlog.get_logger("cqrs_fastapi")
+
+LEASE = timedelta(seconds=3)
+_RENEWED_EVERY = LEASE.total_seconds() / 3
+
+
+@dataclass(slots=True)
+class Subscriptions:
+    """Handlers run at once, each in the order of positions. `report` is told once a second how far they are."""
+
+    handlings: Handlings
+    registry: EventRegistry
+    shared: SharedHorizon
+    starts: Starts
+    owner: UUID
+    report: Callable[[Lag], None]
+    name: str = "subscriptions"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; events in the works are finished, and the next process may begin at once."""
+        if not self.starts.readers:
+            await stop.wait()
+        while not stop.is_set():
+            lease = await self._acquire()
+            if lease is None:
+                await wait_for(stop, _RENEWED_EVERY)
+            else:
+                await self._own(lease, stop)
+
+    async def _acquire(self) -> Lease | None:
+        """The lease, with all checkpoints in place; None while another process has it or the database is away."""
+        database, name = self.handlings.database, f"subscriptions:{self.handlings.settings.service}"
+        try:
+            lease = await database.write(lambda c: leases.acquire(c, database.tables, name, self.owner, LEASE))
+            if lease is not None:
+                await self.starts.record_missing()
+        except (UnavailableError, UnknownOutcomeError) as error:
+            log.warning("database_unavailable", worker=self.name, error=str(error))
+            return None
+        return lease
+
+    async def _own(self, lease: Lease, stop: asyncio.Event) -> None:
+        """Read until `stop` is set or the lease is lost. The first other error of a reader ends them all."""
+        halt = asyncio.Event()
+        subscribers = [
+            Subscriber(self.handlings, self.registry, self.shared, one, lease) for one in self.starts.readers
+        ]
+        working = [asyncio.ensure_future(one.run(halt)) for one in subscribers]
+        working.append(asyncio.ensure_future(self._keep(lease, halt)))
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({*working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            halt.set()
+            await asyncio.wait(working)
+        finally:
+            halt.set()
+            late = [task for task in (*working, stopping) if task.cancel()]
+            if late:
+                await asyncio.wait(late)
+            errors = [error for task in working if not task.cancelled() and (error := task.exception()) is not None]
+            await self._release(lease)
+        for error in errors:
+            if not isinstance(error, PlaceLostError | LeaseLostError):
+                raise error
+            log.warning("subscriptions_lost_their_place", error=str(error))
+
+    async def _keep(self, lease: Lease, halt: asyncio.Event) -> None:
+        """Hold the lease while the readers work; LeaseLostError if somebody else has it."""
+        database = self.handlings.database
+        while not halt.is_set():
+            await wait_for(halt, _RENEWED_EVERY)
+            try:
+                await database.write(lambda c: leases.renew(c, database.tables, lease))
+                self.report(await database.read(partial(read_lag, tables=database.tables, consumers=self._names())))
+            except (UnavailableError, UnknownOutcomeError) as error:
+                log.warning("lease_not_renewed", lease=lease.name, error=str(error))
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await self.handlings.database.write(lambda c: leases.release(c, self.handlings.database.tables, lease))
+        except (UnavailableError, UnknownOutcomeError) as error:
+            log.warning("lease_not_released", lease=lease.name, error=str(error))
+
+    def _names(self) -> list[str]:
+        return [reader.consumer for reader in self.starts.readers]

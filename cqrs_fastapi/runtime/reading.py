@@ -1,0 +1,46 @@
+"""How the durable handlers of an application read its store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from uuid import UUID
+
+from cqrs_fastapi.clock import Clock
+from cqrs_fastapi.eventstore.subscription import SharedHorizon
+from cqrs_fastapi.inbox.handling import Handlings
+from cqrs_fastapi.inbox.lag import read_lag
+from cqrs_fastapi.inbox.starts import Starts, readers_of
+from cqrs_fastapi.inbox.subscriptions import Subscriptions
+from cqrs_fastapi.mediation.pipelines import Handling
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.runtime.health import Probe
+from cqrs_fastapi.runtime.worker import Worker
+from cqrs_fastapi.settings import Settings
+from cqrs_fastapi.storage.database import Database
+
+
+class StoreReading:
+    """`starts` says where each handler begins; `horizon` is looked at for all of them together."""
+
+    def __init__(self, database: Database, settings: Settings, clock: Clock, durable: Iterable[Handling]) -> None:
+        self._database = database
+        self._service = settings.service
+        self.starts = Starts(database, readers_of(durable), clock)
+        self.horizon = SharedHorizon(database, settings.subscription_poll)
+
+    def probes(self) -> list[Probe]:
+        """How far the handlers are, for readiness; none where there are no handlers."""
+        return [Probe("subscriptions", self._tell, only_informs=True)] if self.starts.readers else []
+
+    def worker(self, handlings: Handlings, registry: EventRegistry, owner: UUID) -> Worker:
+        # Importing the metrics looks at the process, which importing this library must not do.
+        from cqrs_fastapi.runtime.subscription_gauges import SubscriptionGauges  # noqa: PLC0415
+
+        return Subscriptions(
+            handlings, registry, self.horizon, self.starts, owner, report=SubscriptionGauges(self._service)
+        )
+
+    async def _tell(self) -> str:
+        names = [reader.consumer for reader in self.starts.readers]
+        return (await self._database.read(partial(read_lag, tables=self._database.tables, consumers=names))).told()
