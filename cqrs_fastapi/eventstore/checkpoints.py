@@ -1,7 +1,7 @@
 """How far each reader of the store is, written with its effects.
 
 A checkpoint remembers which event it stands behind and how high the sequence was, so that a reader notices when the
-store is not the one that it has read (PROTOCOLS.md, 2).
+store is not the one that it has read.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def advance(connection: Connection, tables: Tables, before: Checkpoint, after: C
     values = {
         "of_projection": before.name,
         "of_position": before.position,
+        "of_message_id": before.message_id,
         "position": after.position,
         "message_id": after.message_id,
         "highest": max(before.highest, after.highest),
@@ -107,11 +108,14 @@ def last_event(connection: Connection, tables: Tables, position: int) -> UUID | 
 def _advancing(tables: Tables) -> Prepared:
     """Parameters of conditions begin with `of_`."""
     checkpoints = tables.checkpoints
+    passed = bindparam("of_message_id", type_=checkpoints.c.message_id.type)
     written = ("position", "message_id", "highest", "updated_at")
     statement = (
         update(checkpoints)
         .where(checkpoints.c.projection == bindparam("of_projection"), checkpoints.c.partition == STORE)
         .where(checkpoints.c.position == bindparam("of_position"))
+        # Truncation points a checkpoint at the event before the deleted one: what was read before that is read again.
+        .where(checkpoints.c.message_id.is_not_distinct_from(passed))
         .values({checkpoints.c[name]: bindparam(name) for name in written})
     )
     return prepared(statement.returning(checkpoints.c.position))

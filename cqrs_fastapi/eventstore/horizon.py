@@ -1,4 +1,4 @@
-"""How far the store may be read: up to W, below which no event can appear any more (PROTOCOLS.md, 2).
+"""How far the store may be read: up to W, below which no event can appear any more.
 
 Positions are drawn before the commit, so a reader that asks for all above its checkpoint passes over those that are
 committed later. On PostgreSQL every append holds a floor while it is under way, a shared advisory lock on the position

@@ -70,7 +70,7 @@ class Subscriber:
         while not stop.is_set():
             try:
                 subscription = await self._open()
-                if True:
+                if await self._go_back(stop):
                     await self._read_on(subscription, stop)
             except HistoryMovedError as error:
                 log.warning("history_verified_again", consumer=self.reader.consumer, reason=str(error))

@@ -1,4 +1,4 @@
-"""Who has which tick: rows of `job_runs`, written in the transaction of the job's effect (PROTOCOLS.md, 13).
+"""Who has which tick: rows of `job_runs`, written in the transaction of the job's effect.
 
 The unique (job, tick) makes one effect of each tick, whatever else goes wrong. The lease of a job only spares several
 schedulers the work of one tick, and keeps its runs from overlapping while they take no longer than the lease.

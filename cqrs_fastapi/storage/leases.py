@@ -1,4 +1,4 @@
-"""Leases with an epoch, timed by the database's clock alone (PROTOCOLS.md, 7).
+"""Leases with an epoch, timed by the database's clock alone.
 
 A holder's clock decides nothing: a process that was stopped goes on and believes itself the owner; `fenced` refuses it.
 """
