@@ -248,4 +248,4 @@ def _place_and_pay(stack: Stack) -> UUID:
 def _workers(stack: Stack, name: str) -> set[str]:
     """Those that the readiness of a process tells of."""
     checks = stack.call(name, "GET", "/health/ready")["checks"]
-    return {check["name"] for check in checks} - {"database", "broker", "topics"}
+    return {check["name"] for check in checks} - {"database", "broker", "topics", "subscriptions"}
