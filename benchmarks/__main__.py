@@ -10,15 +10,15 @@ from importlib.metadata import version
 
 import structlog
 
-from benchmarks import dispatch, http
+from benchmarks import append, dispatch, http
 from benchmarks.timing import Ratio
 
-PACKAGES = ("fastapi", "pydantic", "sqlalchemy", "uvicorn")
+PACKAGES = ("fastapi", "pydantic", "sqlalchemy", "uvicorn", "asyncpg", "aiosqlite")
 
 
 async def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    ratios = [*await dispatch.run(), *await http.run()]
+    ratios = [*await dispatch.run(), *await http.run(), *await append.run()]
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(f"Python {platform.python_version()}, {versions}\n")
     print(f"{'':72} {'ratio':>7} {'median':>7} {'limit':>7}  {'us':>9} {'us ref':>9}")
