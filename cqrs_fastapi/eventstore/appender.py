@@ -27,6 +27,7 @@ from cqrs_fastapi.eventstore.append_call import LEFT, Answer, answers_of, argume
 from cqrs_fastapi.eventstore.records import AppendUnit
 from cqrs_fastapi.eventstore.repeats import RepeatedError
 from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.storage.driver_errors import is_lock_timeout
 from cqrs_fastapi.storage.tables import Tables
 
 FEW = 20
@@ -130,21 +131,24 @@ class Appender:
         try:
             row = await self._database.call(self._statement, arguments_for(units, waits=False))
             answers = answers_of(units, row)
-        except UnavailableError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, each member hears of it or tries by itself
             for member in group:
-                member.fail(error)
-        except UnknownOutcomeError as error:
-            for member in group:
-                self._start(self._settle(member, error))
-        except Exception:  # noqa: BLE001  # whatever it is, it comes again to the member that it belongs to
-            for member in group:
-                self._start(self._append_alone(member))
+                self._go_on(member, error)
         else:
             for member, answer in zip(group, answers, strict=True):
                 if answer.outcome == LEFT:
                     self._start(self._append_alone(member))
                 else:
                     member.settle(answer)
+
+    def _go_on(self, member: _Member, error: Exception) -> None:
+        """After the failure of a whole group, which may be that of one member or of a lock that one of them needs."""
+        if isinstance(error, UnknownOutcomeError):
+            self._start(self._settle(member, error))
+        elif isinstance(error, UnavailableError) and not is_lock_timeout(error):
+            member.fail(error)
+        else:
+            self._start(self._append_alone(member))
 
     async def _append_alone(self, member: _Member) -> None:
         async with self._alone:

@@ -85,6 +85,12 @@ def is_lost_connection(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
+def is_lock_timeout(error: UnavailableError) -> bool:
+    """Whether it was a lock of somebody else's that was in the way, and not the database."""
+    cause = error.__cause__
+    return isinstance(cause, Exception) and _sqlstate(_driver_error(cause)) == "55P03"
+
+
 def _is_lost(error: Exception) -> bool:
     """The connection broke, so that whatever was under way on it is unknown here."""
     driver_error = _driver_error(error)

@@ -172,8 +172,23 @@ async def test_what_has_nothing_to_collide_with_is_told_to_be_unknown(database: 
         await Appender(database).append(AppendUnit("", NOW))
 
 
+async def test_a_stream_that_somebody_else_is_creating_holds_up_its_own_member_alone(database: Watched) -> None:
+    appender = Appender(database)
+    async with database.engine.connect() as other:
+        await other.execute(text("INSERT INTO cqrs_streams (stream, category, version) VALUES ('cat-a', 'cat', 1)"))
+        waiting = asyncio.create_task(appender.append(unit("cat-a")))
+        beside = asyncio.create_task(appender.append(unit("cat-b")))
+        assert await asyncio.wait_for(beside, 5) == {"cat-b": 1}
+        assert not waiting.done()
+        await other.rollback()
+    assert await waiting == {"cat-a": 1}
+
+
 async def test_a_back_end_that_is_killed_in_the_middle_loses_nothing(database: Watched) -> None:
     appender = Appender(database)
+    async with database.engine.begin() as connection:  # a group gives up on a lock soon unless it is told otherwise
+        await connection.exec_driver_sql(f'ALTER DATABASE "{database.engine.url.database}" SET lock_timeout = 10000')
+    await database.engine.dispose()
     async with database.engine.connect() as other:
         # A record that is not yet committed holds the group up, inside of its statement.
         await other.execute(

@@ -82,7 +82,7 @@ BEGIN
         PERFORM set_config('idle_in_transaction_session_timeout', '60s', true);
     END IF;
     IF current_setting('lock_timeout') = '0' THEN
-        PERFORM set_config('lock_timeout', '10s', true);
+        PERFORM set_config('lock_timeout', CASE WHEN waits THEN '10s' ELSE '100ms' END, true);
     END IF;
 
     IF cardinality(i_member) > 0 THEN
