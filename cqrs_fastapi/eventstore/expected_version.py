@@ -22,12 +22,16 @@ ExpectedVersion: TypeAlias = Literal[StreamState.NO_STREAM, StreamState.STREAM_E
 """A number is the version of the last event in the stream, from 1; 0 means the same as NO_STREAM."""
 
 
+LAST: Final = (1 << 63) - 1
+"""The highest version and position that a database can hold."""
+
+
 def checked(expected: ExpectedVersion) -> ExpectedVersion:
-    """The expectation in its one form; a negative version is a ValueError."""
+    """The expectation in its one form; a version that no stream can have is a ValueError."""
     if isinstance(expected, StreamState):
         return expected
-    if expected < 0:
-        raise ValueError(f"an expected version is 0 or more, not {expected}")
+    if not 0 <= expected <= LAST:
+        raise ValueError(f"an expected version is a number from 0 to {LAST}, not {expected}")
     return expected or NO_STREAM
 
 

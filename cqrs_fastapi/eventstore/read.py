@@ -11,14 +11,13 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, bindparam, null, or_, select, union_all
 
 from cqrs_fastapi.errors import AheadOfStoreError, StreamDeletedError, StreamTruncatedError
+from cqrs_fastapi.eventstore.expected_version import LAST
 from cqrs_fastapi.eventstore.records import StoredEvent
 from cqrs_fastapi.storage.prepared import Prepared, prepared
 from cqrs_fastapi.storage.tables import Tables
 
 PAGE = 500
 """Events that are held at once, however many are read."""
-LAST = (1 << 63) - 1
-"""The highest version and position that a database can hold."""
 _NO_LIMIT = (1 << 31) - 1
 
 

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection
 
 from cqrs_fastapi.eventstore.decisions import Decision, read_matching
-from cqrs_fastapi.eventstore.expected_version import ANY, ExpectedVersion, checked
-from cqrs_fastapi.eventstore.read import LAST, PAGE, StreamRange, read_page
+from cqrs_fastapi.eventstore.expected_version import ANY, LAST, ExpectedVersion, checked
+from cqrs_fastapi.eventstore.read import PAGE, StreamRange, read_page
 from cqrs_fastapi.eventstore.read_all import AllRange, read_first, read_next
 from cqrs_fastapi.eventstore.records import Condition, Matching, RecordedEvent, StoredEvent, checked_stream
 from cqrs_fastapi.messages.events import AnyEvent

@@ -11,7 +11,7 @@ from dependency_injector import providers
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.brokers.broker import Broker
-from cqrs_fastapi.errors import NotRunningError
+from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.event_mediator import EventMediator
@@ -28,7 +28,7 @@ from cqrs_fastapi.runtime.streams import Streams
 from cqrs_fastapi.runtime.supervisor import Supervisor
 from cqrs_fastapi.runtime.worker import Worker
 from cqrs_fastapi.scheduling.job import JobMap
-from cqrs_fastapi.settings import Settings, WorkerName
+from cqrs_fastapi.settings import ALL_WORKERS, Settings, WorkerName
 from cqrs_fastapi.storage.database import Database
 
 T = TypeVar("T")
@@ -155,6 +155,8 @@ class Application:
     async def start_workers(self, names: Iterable[WorkerName] | None = None) -> None:
         """Run these workers (`settings.run_in_app` by default) until `stop_workers`."""
         wanted = self.settings.run_in_app if names is None else tuple(names)
+        if unknown := set(wanted).difference(ALL_WORKERS):
+            raise ConfigurationError(f"no worker is called {min(unknown)!r}; they are {', '.join(ALL_WORKERS)}")
         workers: list[Worker] = [self.engine.worker(name) for name in wanted]
         if workers:
             workers.insert(0, self.engine.topic_creator())

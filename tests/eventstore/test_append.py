@@ -270,6 +270,7 @@ def test_odd_stream_names_are_refused(name: str) -> None:
         checked_stream(name)
 
 
-def test_a_negative_version_cannot_be_expected() -> None:
-    with pytest.raises(ValueError, match="0 or more"):
-        checked(-1)
+@pytest.mark.parametrize("version", [-1, 2**63])
+def test_a_version_that_no_stream_can_have_cannot_be_expected(version: int) -> None:
+    with pytest.raises(ValueError, match="a number from 0 to"):
+        checked(version)

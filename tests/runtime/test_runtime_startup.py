@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cqrs_fastapi import CQRS, ConfigurationError, Settings
+
 ROOT = Path(__file__).parents[2]
 
 WELL = """
@@ -122,3 +124,11 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Pa
     assert code != 0
     assert "Traceback" not in output
     assert "the ledger's codec needs an optional dependency; run: pip install 'cqrs-fastapi[msgspec]'" in output
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_does_not_exist_is_refused_by_its_name(sqlite_url: str) -> None:
+    cqrs = CQRS(settings=Settings(database_url=sqlite_url))
+    with pytest.raises(ConfigurationError, match="no worker is called 'consume'; they are relay, consumer, scheduler"):
+        async with cqrs.running(workers=("consume",)):  # type: ignore[arg-type]  # for whoever has no checker
+            raise AssertionError("it must not start")
