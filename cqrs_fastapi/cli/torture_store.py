@@ -25,6 +25,10 @@ ReaderOption = Annotated[
 Kills = Annotated[bool, typer.Option("--kills/--no-kills", help="Kill back ends of its own at random (PostgreSQL).")]
 Decisions = Annotated[bool, typer.Option("--decisions/--no-decisions", help="Append on conditions over tags, too.")]
 
+GroupCommit = Annotated[
+    bool, typer.Option("--group-commit/--no-group-commit", help="Some writers append together in groups.")
+]
+
 
 def torture_store(  # noqa: PLR0917  # typer calls it by name
     database_url: Url,
@@ -34,6 +38,7 @@ def torture_store(  # noqa: PLR0917  # typer calls it by name
     reader: ReaderOption = "floor",
     kills: Kills = True,
     decisions: Decisions = True,
+    group_commit: GroupCommit = True,
 ) -> None:
     """Torture the event store on a database, and tell whether a reader lost or inverted anything.
 
@@ -44,7 +49,7 @@ def torture_store(  # noqa: PLR0917  # typer calls it by name
     if reader not in READERS:
         raise ConfigurationError(f"there is no reader {reader!r}; write one of: {', '.join(READERS)}")
     chosen = secrets.randbits(31) if seed is None else seed
-    plan = Plan(database_url, chosen, seconds, writers, reader, kills, decisions)
+    plan = Plan(database_url, chosen, seconds, writers, reader, kills, decisions, group_commit)
     outcome = asyncio.run(_run(plan))
     typer.echo(report(plan, outcome))
     if not outcome.is_ok:

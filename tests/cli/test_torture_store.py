@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from cqrs_fastapi.cli.main import app
 from cqrs_fastapi.eventstore.horizon import Horizon, read_horizon
 from cqrs_fastapi.storage.tables import Tables
+from cqrs_fastapi.testing.torture import load
+from cqrs_fastapi.testing.torture.field import Hand
 from cqrs_fastapi.testing.torture.ledger import Ledger
 from cqrs_fastapi.testing.torture.verdict import Faults, Judge, Stored, Verdict
 from tools.servers.sql import ask
@@ -74,6 +76,19 @@ def test_on_postgres_back_ends_die_and_a_foreign_transaction_is_not_waited_for(p
 def test_without_kills_no_back_end_dies(postgres_url: str) -> None:
     _, rows, last = torture(postgres_url, "--seconds", "2", "--writers", "4", "--no-kills", "--no-decisions")
     assert (number(rows["killed"]), last) == (0, "OK")
+
+
+def test_without_group_commit_every_append_is_a_transaction_of_its_own(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: Hand) -> None:
+        raise AssertionError("no writer appends in groups")
+
+    monkeypatch.setattr(load, "GROUPED", (nothing,))
+    options = ("--seconds", "2", "--writers", "8", "--no-decisions", "--no-group-commit")
+    status, rows, last = torture(database_url, *options)
+    assert (status, last) == (0, "OK"), rows
+    assert rows["writers"].endswith("no group commit")
 
 
 def test_a_reader_by_position_is_caught_losing_events(postgres_url: str) -> None:

@@ -37,7 +37,8 @@ class _Said:
 @asynccontextmanager
 async def other_process(plan: Plan, name: str, ledger: Ledger, random: Random) -> AsyncIterator[None]:
     """Writes beside the block; at its end the ledger takes over what it says. UnavailableError if it has failed."""
-    job = json.dumps({"url": plan.database_url, "name": name, "run": ledger.run, "seed": random.getrandbits(32)})
+    told = {"url": plan.database_url, "name": name, "run": ledger.run, "seed": random.getrandbits(32)}
+    job = json.dumps(told | {"group_commit": plan.group_commit})
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cqrs_fastapi.testing.torture.elsewhere"),
         stdin=PIPE,
@@ -78,7 +79,7 @@ async def _main() -> None:
     random = Random(job["seed"])  # noqa: S311  # choices of a load, no secrets
     appender = Appender(database)
     field = Field(ledger, random, SystemClock(), (database,), (appender,), job["name"], slow=0.02)
-    kinds = load.KINDS
+    kinds = load.kinds(group_commit=job["group_commit"])
     try:
         async with asyncio.TaskGroup() as group:
             for number in range(_WRITERS):

@@ -104,8 +104,14 @@ async def decision(hand: Hand) -> None:
     await attempt(hand, unit, hand.appender.append if field.random.random() < 0.5 else partial(_write, hand))  # noqa: PLR2004  # half of them
 
 
-KINDS: tuple[Kind, ...] = (grouped, grouped_exact, single, several_streams, rolled_back, slow, savepoints)
-"""Those that every database takes."""
+GROUPED: tuple[Kind, ...] = (grouped, grouped_exact)
+BY_THEMSELVES: tuple[Kind, ...] = (single, several_streams, rolled_back, slow, savepoints)
+"""Those that every database takes; a transaction each."""
+
+
+def kinds(*, group_commit: bool) -> tuple[Kind, ...]:
+    """What every database takes."""
+    return GROUPED + BY_THEMSELVES if group_commit else BY_THEMSELVES
 
 
 async def write_on(hand: Hand, kind: Kind) -> None:

@@ -24,3 +24,4 @@ class Plan:
     reader: ReaderName = "floor"
     kills: bool = True
     decisions: bool = True
+    group_commit: bool = True

@@ -22,7 +22,8 @@ def report(plan: Plan, outcome: Outcome) -> str:
 def _rows(plan: Plan, outcome: Outcome) -> Iterator[tuple[str, str]]:
     verdict = outcome.verdict
     yield "reader", plan.reader
-    yield "writers", f"{plan.writers}, seed {plan.seed}"
+    grouped = "" if plan.group_commit else ", no group commit"
+    yield "writers", f"{plan.writers}, seed {plan.seed}{grouped}"
     rate = verdict.committed / max(outcome.seconds, 0.001)
     yield "committed", f"{verdict.committed:,} events in {outcome.seconds:.0f} s, {rate:,.0f} in a second"
     yield "delivered", f"{verdict.delivered:,}"

@@ -124,7 +124,7 @@ class _Run:
         return True
 
     async def _kinds(self) -> tuple[load.Kind, ...]:
-        kinds = load.KINDS
+        kinds = load.kinds(group_commit=self._plan.group_commit)
         if self._plan.decisions:
             kinds += (load.decision,)
         if self._stage.is_postgres:
