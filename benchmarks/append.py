@@ -21,6 +21,7 @@ import aiosqlite
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+from benchmarks.peer import Peer
 from benchmarks.timing import Ratio, Work, compare
 from cqrs_fastapi import CQRS, NO_STREAM, Command, Event, EventStore, Settings
 from cqrs_fastapi.migrations import upgrade
@@ -57,13 +58,20 @@ async def book_by_session(command: BookBySession, session: AsyncSession, store: 
 
 
 async def run() -> list[Ratio]:
-    """All rows; a PostgreSQL server is started if none is named by POSTGRES_URL."""
+    """All rows."""
+    async with database_for_bench() as url:
+        return [*await _on_postgres(url), *await _on_sqlite()]
+
+
+@asynccontextmanager
+async def database_for_bench() -> AsyncIterator[str]:
+    """An empty database of PostgreSQL; a server is started for it if none is named by POSTGRES_URL."""
     servers = Servers()
-    started = "POSTGRES_URL" not in os.environ and servers.start("postgres")
-    server = os.environ.get("POSTGRES_URL") or servers.start("postgres").url
+    started = "POSTGRES_URL" not in os.environ
+    server = servers.start("postgres").url if started else os.environ["POSTGRES_URL"]
     url = create_database(server)
     try:
-        return [*await _on_postgres(url), *await _on_sqlite()]
+        yield url
     finally:
         drop_database(server, url)
         if started:
@@ -88,6 +96,7 @@ async def _on_postgres(url: str) -> list[Ratio]:
             await _rate("append, 128 tasks / a bare one-row autocommit INSERT", ours, bare, 3.0, tasks=128),
             await _slowest("append, 32 tasks, p99 / p99 of the same rows by hand", ours, by_hand, 0.5),
             await _rate("append beside the session's own work / by hand", by_session, by_hand, 0.5),
+            await _rate_of_eventsourcing(url, ours),
         ]
 
 
@@ -186,6 +195,14 @@ async def _rate(name: str, ours: Once, reference: Once, limit: float, *, tasks: 
     """How many times as many a second."""
     subject, other = _at_once(reference, tasks), _at_once(ours, tasks)
     return await compare(name, subject, other, limit=limit, count=COUNT, rounds=ROUNDS, at_least=True)
+
+
+async def _rate_of_eventsourcing(url: str, ours: Once) -> Ratio:
+    """It knows threads only: as many as there are tasks, each with a connection."""
+    with Peer(url, TASKS, NOTE) as peer:
+        name = "append, 32 tasks / eventsourcing's app.save, 32 threads"
+        subject, other = peer.save, _at_once(ours, TASKS)
+        return await compare(name, subject, other, limit=12.0, count=COUNT, rounds=ROUNDS, at_least=True)
 
 
 async def _slowest(name: str, ours: Once, reference: Once, limit: float) -> Ratio:

@@ -33,6 +33,22 @@ class Ratio:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What has no reference; with a limit where one was set."""
+
+    name: str
+    value: float
+    limit: float | None = None
+    at_least: bool = True
+
+    @property
+    def kept(self) -> bool:
+        if self.limit is None:
+            return True
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
 async def compare(
     name: str, subject: Work, reference: Work, *, limit: float, count: int, rounds: int, at_least: bool = False
 ) -> Ratio:

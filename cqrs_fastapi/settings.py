@@ -35,8 +35,8 @@ class Settings(BaseSettings):
     database_schema: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     """PostgreSQL schema of the framework's tables; None is the connection's search path."""
 
-    pool_size: int = Field(default=10, ge=1)
-    pool_overflow: int = Field(default=10, ge=0)
+    pool_size: int = Field(default=20, ge=1)
+    pool_overflow: int = Field(default=0, ge=0)
     pool_timeout: timedelta = timedelta(seconds=10)
 
     run_in_app: Annotated[tuple[WorkerName, ...], NoDecode, BeforeValidator(_split)] = ALL_WORKERS

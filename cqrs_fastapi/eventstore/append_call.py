@@ -29,20 +29,21 @@ _OUTBOX = (
     "payload",
     "available_at",
     "tenant",
-    "created_at",
 )
 _TYPES = (
-    "boolean",
+    *("boolean", "timestamptz"),
     *("text[]", "text[]", "text[]", "boolean[]"),
     "int[]",
     *("int[]", "bigint[]", "int[]"),
-    *("int[]", "int[]", "text[]", "text[]", "text[]", "uuid[]", "text[]", "int[]", "text[]", "text[]", "timestamptz[]"),
+    *("int[]", "int[]", "uuid[]", "text[]", "int[]", "text[]", "text[]"),
+    *("text[]", "int[]", "text[]", "timestamptz[]"),
     *("uuid[]", "text[]", "text[]", "text[]", "boolean[]"),
     *("text", "bigint", "bigint[]", "json"),
     *("int[]", "uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "int[]", "text[]", "bytea[]"),
-    *("timestamptz[]", "text[]", "timestamptz[]"),
-    *("int[]", "text[]", "text[]", "text[]", "text[]", "int[]", "text[]", "text[]", "timestamptz[]"),
+    *("timestamptz[]", "text[]"),
+    *("int[]", "text[]", "text[]", "text[]", "text[]", "int[]", "text[]", "text[]"),
 )
+_NOT_SENT = (None, None, None, None)
 APPENDED, CONFLICT, LEFT, REPEATED, CLOSED, BROKEN = range(6)
 
 
@@ -78,13 +79,14 @@ def arguments_for(units: Sequence[AppendUnit], *, waits: bool) -> list[Any]:
         tenant = unit.tenant
         for wanted in unit.appends:
             checks.append((number_of[tenant, wanted.stream], _code(wanted.expected), len(wanted.events)))
-            _add_events(events, tags, wanted, unit, len(checks))
+            _add_events(events, tags, wanted, len(checks))
         outbox += [(member, *(row[name] for name in _OUTBOX)) for row in unit.outbox]
         if unit.record is not None and unit.record_key is not None:
-            records.append((member, *unit.record_key, unit.record.fingerprint, unit.record.response, unit.now))
+            records.append((member, *unit.record_key, unit.record.fingerprint, unit.record.response))
     records.sort(key=lambda row: row[1:6])
     return [
         waits,
+        max(unit.now for unit in units),
         *_columns(((*key, *streams[key]) for key in streams), 4),
         [len(unit.appends) for unit in units],
         *_columns(checks, 3),
@@ -92,8 +94,8 @@ def arguments_for(units: Sequence[AppendUnit], *, waits: bool) -> list[Any]:
         *_columns(tags, 2),
         *_columns(locks_of(units), 3),
         *_condition(units),
-        *_columns(outbox, 13),
-        *_columns(records, 9),
+        *_columns(outbox, 12),
+        *_columns(records, 8),
     ]
 
 
@@ -140,15 +142,12 @@ def _add_events(
     events: list[tuple[Any, ...]],
     tags: list[tuple[Any, str]],
     wanted: StreamAppend,
-    unit: AppendUnit,
     check: int,
 ) -> None:
     for number, event in enumerate(wanted.events, start=1):
-        place = (check, number, unit.tenant, wanted.stream, wanted.category)
-        events.append(
-            (*place, event.message_id, event.type, event.schema_version, event.data, event.metadata, unit.now)
-        )
-        tags += [(event.message_id, tag) for tag in event.tags]
+        message_id, kind, version, data, metadata, sending, carried, _ = event
+        events.append((check, number, message_id, kind, version, data, metadata, *(sending or _NOT_SENT)))
+        tags += [(message_id, tag) for tag in carried]
 
 
 def _condition(units: Sequence[AppendUnit]) -> tuple[Any, ...]:

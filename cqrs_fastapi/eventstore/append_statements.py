@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select, true
@@ -28,8 +28,9 @@ def append_by_statements(connection: Connection, tables: Tables, unit: AppendUni
     if rows:
         statements.insert_events.run_each(connection, rows)
         _tag(connection, tables, unit)
-    if unit.outbox:
-        statements.insert_outbox.run_each(connection, unit.outbox)
+    to_send = [*(row for one in unit.appends for row in _rows_to_send(one, unit)), *unit.outbox]
+    if to_send:
+        statements.insert_outbox.run_each(connection, to_send)
     return versions
 
 
@@ -150,3 +151,24 @@ def _rows(wanted: StreamAppend, last: int, unit: AppendUnit) -> Sequence[dict[st
         }
         for version, event in enumerate(wanted.events, start=first)
     ]
+
+
+def _rows_to_send(wanted: StreamAppend, unit: AppendUnit) -> Iterator[dict[str, Any]]:
+    for event in wanted.events:
+        if event.sending is not None:
+            topic, bucket, headers, time = event.sending
+            yield {
+                "id": event.message_id,
+                "aggregatetype": wanted.category,
+                "aggregateid": wanted.stream,
+                "type": event.type,
+                "topic": topic,
+                "key": wanted.stream,
+                "bucket": bucket,
+                "headers": headers,
+                "payload": event.data.encode(),
+                "attempts": 0,
+                "available_at": time,
+                "tenant": unit.tenant,
+                "created_at": time,
+            }

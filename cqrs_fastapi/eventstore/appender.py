@@ -28,6 +28,7 @@ from cqrs_fastapi.eventstore.records import AppendUnit
 from cqrs_fastapi.eventstore.repeats import RepeatedError
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.driver_errors import is_lock_timeout
+from cqrs_fastapi.storage.postgres import Calls
 from cqrs_fastapi.storage.tables import Tables
 
 FEW = 20
@@ -36,8 +37,6 @@ GROUP = 128
 """The most units in one statement."""
 GROUP_ROWS = 1_000
 """A unit with more rows is written by itself."""
-AT_ONCE = 1
-"""Groups under way at the same time: while one is, the next one gathers."""
 ALONE_AT_ONCE = 4
 """Units that are written by themselves at the same time: each holds a connection while it waits for its rows."""
 SETTLING = (0.0, 0.1, 0.5, 2.0, 5.0)
@@ -47,6 +46,7 @@ SETTLING = (0.0, 0.1, 0.5, 2.0, 5.0)
 @dataclass(slots=True)
 class _Member:
     unit: AppendUnit
+    rows: int
     done: asyncio.Future[Mapping[str, int]]
 
     def succeed(self, versions: Mapping[str, int]) -> None:
@@ -72,8 +72,8 @@ class Appender:
         self._is_grouping = database.dialect == "postgresql"
         self._statement = statement_for(database.tables)
         self._waiting: deque[_Member] = deque()
+        self._is_writing = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writing = 0
         self._alone = asyncio.Semaphore(ALONE_AT_ONCE)
 
     async def append(self, unit: AppendUnit) -> Mapping[str, int]:
@@ -82,17 +82,16 @@ class Appender:
         Raises ConcurrencyError, StreamClosedError, RepeatedError, UnavailableError (nothing was written) or
         UnknownOutcomeError. A caller that is cancelled while its unit waits takes it back; later it does not know.
         """
+        rows = unit.rows
         if not self._is_grouping:
-            write = self._database.write_few if unit.rows <= FEW else self._database.write
+            write = self._database.write_few if rows <= FEW else self._database.write
             return await write(partial(_append, tables=self._database.tables, unit=unit))
-        member = _Member(unit, asyncio.get_running_loop().create_future())
-        if unit.condition is not None or unit.rows > GROUP_ROWS:
+        member = _Member(unit, rows, asyncio.get_running_loop().create_future())
+        if unit.condition is not None or rows > GROUP_ROWS:
             self._start(self._append_alone(member))
         else:
             self._waiting.append(member)
-            if self._writing < AT_ONCE:
-                self._writing += 1
-                self._start(self._write())
+            self._write_soon()
         return await member.done
 
     async def close(self) -> None:
@@ -100,21 +99,33 @@ class Appender:
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    async def _write(self) -> None:
-        try:
-            while group := self._take():
-                await self._append_group(group)
-        finally:
-            self._writing -= 1
+    def _write_soon(self) -> None:
+        if self._waiting and not self._is_writing:
+            self._is_writing = True
+            self._start(self._write())
 
-    def _take(self) -> list[_Member]:
+    async def _write(self) -> None:
+        """One group after the other. Each takes half of those who append at the same time: while it is under way, the
+        other half decide what comes next, and neither this process nor the database waits for the other.
+        """
+        last = 0
+        try:
+            async with self._database.calls() as calls:
+                while group := self._take((last + len(self._waiting) + 1) // 2):
+                    await self._append_group(group, calls)
+                    last = len(group)
+        finally:
+            self._is_writing = False
+            self._write_soon()  # what came while the connection was given back
+
+    def _take(self, at_most: int) -> list[_Member]:
         """The first of those that wait, without those whose callers have left. A group has each key once: which of two
         attempts is the repetition is known only when the first has ended.
         """
         group: list[_Member] = []
         keys: set[object] = set()
         rows = 0
-        while self._waiting and len(group) < GROUP and rows < GROUP_ROWS:
+        while self._waiting and len(group) < min(at_most, GROUP) and rows < GROUP_ROWS:
             member = self._waiting[0]
             key = member.unit.record_key
             if key is not None and key in keys:
@@ -123,13 +134,13 @@ class Appender:
             if not member.done.done():
                 keys.add(key)
                 group.append(member)
-                rows += member.unit.rows
+                rows += member.rows
         return group
 
-    async def _append_group(self, group: Sequence[_Member]) -> None:
+    async def _append_group(self, group: Sequence[_Member], calls: Calls) -> None:
         units = [member.unit for member in group]
         try:
-            row = await self._database.call(self._statement, arguments_for(units, waits=False))
+            row = await calls.call(self._statement, arguments_for(units, waits=False))
             answers = answers_of(units, row)
         except Exception as error:  # noqa: BLE001  # whatever it is, each member hears of it or tries by itself
             for member in group:

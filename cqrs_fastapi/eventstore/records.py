@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion, checked
@@ -15,15 +15,24 @@ MAX_STREAM_LENGTH = 200
 _STREAM = re.compile(r"[A-Za-z0-9_.:@/-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """An event as it will be stored; `data` and `metadata` are JSON text."""
+class Sending(NamedTuple):
+    """What a stored event's row of the outbox has besides the event's own columns; `headers` are JSON text."""
+
+    topic: str
+    bucket: int
+    headers: str
+    time: datetime
+
+
+class NewEvent(NamedTuple):
+    """An event as it will be stored, and sent if there is a `sending`; `data` and `metadata` are JSON text."""
 
     message_id: UUID
     type: str
     schema_version: int
     data: str
     metadata: str
+    sending: Sending | None = None
     tags: tuple[str, ...] = ()
     is_tagged: bool = False
     """Whether its type declares tags, even if this event carries none."""
@@ -78,7 +87,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class AppendUnit:
-    """What one unit of work writes, all of it or nothing: streams, rows of the outbox, the record of its command."""
+    """What one unit of work writes, all of it or nothing: streams, rows of the outbox for events that belong to none,
+    the record of its command. `now` is when it was ready to be written.
+    """
 
     tenant: str
     now: datetime
@@ -90,7 +101,10 @@ class AppendUnit:
     @property
     def rows(self) -> int:
         """About how many rows it is."""
-        return len(self.outbox) + sum(len(one.events) + 1 for one in self.appends) + (self.record is not None)
+        rows = len(self.outbox) + (self.record is not None)
+        for one in self.appends:
+            rows += len(one.events) + 1
+        return rows
 
     @property
     def record_key(self) -> tuple[str, str, str, str, int] | None:

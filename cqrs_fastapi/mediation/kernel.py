@@ -16,7 +16,7 @@ from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import ConcurrencyError, OverloadedError
 from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.mediation.contention import Contention
-from cqrs_fastapi.mediation.deadline import forget, take_over
+from cqrs_fastapi.mediation.deadline import Deadlines, forget, take_over
 from cqrs_fastapi.mediation.event_mediator import EventMediator
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope, UnitOfWorkPort
@@ -57,6 +57,7 @@ class Kernel:
     random: random.Random = field(default_factory=random.SystemRandom)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _queues: StreamQueues = field(default_factory=StreamQueues)
+    _deadlines: Deadlines = field(default_factory=Deadlines)
 
     def mediator_of(self, scope: Scope | None) -> RequestMediator:
         return RequestMediator(self, scope)
@@ -129,7 +130,7 @@ class Kernel:
     ) -> T:
         scope = Scope(self, self.begin, read_only=read_only)
         try:
-            async with asyncio.timeout_at(contention.deadline):
+            with self._deadlines.until(contention.deadline):
                 if guard is not None:
                     await guard(scope)
                 result = await body(scope, message)

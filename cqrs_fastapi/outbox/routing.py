@@ -25,6 +25,6 @@ class Routing:
         return sorted({topic for event_type in event_types if (topic := self.topic_of(event_type)) is not None})
 
 
-def bucket_of(key: str | None, fallback: str) -> int:
-    """The bucket of a key; a message without a key is spread by its `fallback`, its own identifier."""
-    return zlib.crc32((key if key is not None else fallback).encode()) % BUCKETS
+def bucket_of(key: str) -> int:
+    """The bucket of a key; a message without one is spread by its own identifier."""
+    return zlib.crc32(key.encode()) % BUCKETS

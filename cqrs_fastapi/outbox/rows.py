@@ -11,9 +11,10 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select
 
 from cqrs_fastapi.brokers.broker import OutgoingMessage
+from cqrs_fastapi.eventstore.records import Sending
+from cqrs_fastapi.messages.events import EventDefinition
 from cqrs_fastapi.messages.json_codec import parse_json, render_json
 from cqrs_fastapi.messages.metadata import Metadata
-from cqrs_fastapi.messages.registry import RegisteredEvent
 from cqrs_fastapi.outbox.routing import bucket_of
 from cqrs_fastapi.storage.tables import Tables
 
@@ -38,27 +39,38 @@ def headers_of(name: str, version: int, metadata: Metadata) -> dict[str, str]:
         "content-type": "application/json",
         "time": metadata.time.isoformat(),
         "correlation-id": metadata.correlation_id,
-        "causation-id": str(metadata.causation_id) if metadata.causation_id else "",
-        "user": metadata.user or "",
-        "tenant": metadata.tenant or "",
-        "traceparent": metadata.traceparent or "",
     }
-    return {name: value for name, value in headers.items() if value} | dict(metadata.headers)
+    if metadata.causation_id is not None:
+        headers["causation-id"] = str(metadata.causation_id)
+    if metadata.user:
+        headers["user"] = metadata.user
+    if metadata.tenant:
+        headers["tenant"] = metadata.tenant
+    if metadata.traceparent:
+        headers["traceparent"] = metadata.traceparent
+    if metadata.headers:
+        headers.update(metadata.headers)
+    return headers
+
+
+def sending_of(definition: EventDefinition, metadata: Metadata, stream: str, topic: str) -> Sending:
+    """How an event of a stream is sent. Its key is its stream, so that a stream's events stay in order."""
+    headers = render_json(headers_of(definition.name, definition.version, metadata))
+    return Sending(topic, bucket_of(stream), headers, metadata.time)
 
 
 def row_of(
-    *, registered: RegisteredEvent, metadata: Metadata, category: str, stream: str | None, topic: str, payload: bytes
+    definition: EventDefinition, metadata: Metadata, category: str, topic: str, payload: bytes
 ) -> dict[str, Any]:
-    """The row of one event. Its key is its stream, so that a stream's events stay in order."""
-    definition = registered.definition
+    """The row of an event that belongs to no stream. It has no key, and no order."""
     return {
         "id": metadata.message_id,
         "aggregatetype": category,
-        "aggregateid": stream or "",
+        "aggregateid": "",
         "type": definition.name,
         "topic": topic,
-        "key": stream,
-        "bucket": bucket_of(stream, str(metadata.message_id)),
+        "key": None,
+        "bucket": bucket_of(str(metadata.message_id)),
         "headers": render_json(headers_of(definition.name, definition.version, metadata)),
         "payload": payload,
         "attempts": 0,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, MetaData, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -15,7 +15,7 @@ from cqrs_fastapi.errors import ConfigurationError, UnavailableError
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage import schema
 from cqrs_fastapi.storage.driver_errors import before_commit, reading
-from cqrs_fastapi.storage.postgres import PostgresBackend
+from cqrs_fastapi.storage.postgres import Calls, PostgresBackend
 from cqrs_fastapi.storage.sqlite import SqliteBackend
 from cqrs_fastapi.storage.tables import Tables, build_tables
 from cqrs_fastapi.storage.urls import Dialect, checked_url, dialect_of
@@ -117,15 +117,11 @@ class Database:
         """
         return await self._backend.write_few(work)
 
-    async def call(self, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
-        """The one row of a statement of PostgreSQL's that is a transaction of its own, with `$1` for parameters.
-
-        UnavailableError: it has done nothing. UnknownOutcomeError: its answer was lost. Errors of the statement itself
-        are the driver's.
-        """
+    def calls(self) -> Calls:
+        """A block of statements of PostgreSQL's that are transactions of their own."""
         if self._postgres is None:
             raise ConfigurationError("SQLite has no functions to call; give a work to Database.write")
-        return await self._postgres.call(statement, arguments)
+        return self._postgres.calls()
 
     def session(self, *, read_only: bool = False) -> AsyncSession:
         """A new session, whose objects stay readable after the commit; use `driver_errors.commit` to commit it.

@@ -11,9 +11,11 @@ import socket
 import sqlite3
 from collections.abc import Callable
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from cqrs_fastapi.errors import CqrsError, ReadOnlyError, UnavailableError, UnknownOutcomeError
 
@@ -72,12 +74,22 @@ def reading(*, write_instead: str) -> Translating:
     return Translating(translate)
 
 
-async def commit(session: AsyncSession) -> None:
-    """Commits a session. What its flush raises is mapped as any statement's, what COMMIT raises by `at_commit`."""
+async def commit(session: AsyncSession, work: Callable[[Connection], object] | None = None) -> None:
+    """Flushes a session, runs `work` in its transaction, commits and closes it. COMMIT raises by `at_commit`, the rest
+    is mapped as any statement's is.
+    """
+    await session.run_sync(_commit, work)  # all at once: each step by itself is a greenlet of its own
+
+
+def _commit(session: Session, work: Callable[[Connection], object] | None) -> None:
     with before_commit():
-        await session.flush()
+        # The flush comes first: an application's own error must not be hidden behind a conflict of versions.
+        session.flush()
+        if work is not None:
+            work(session.connection())
     with at_commit():
-        await session.commit()
+        session.commit()
+    session.close()
 
 
 def is_lost_connection(error: Exception) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from cqrs_fastapi.errors import UnknownOutcomeError
 from cqrs_fastapi.settings import Settings
@@ -16,6 +16,9 @@ from cqrs_fastapi.storage.driver_errors import at_commit, before_commit, is_lost
 T = TypeVar("T")
 
 _FAILED = "cqrs_statement_failed"
+
+ANSWER_SECONDS = 30.0
+"""A call without an answer for so long is lost: a server or a network that hangs must not hold up all that waits."""
 
 
 class PostgresBackend:
@@ -72,25 +75,8 @@ class PostgresBackend:
     async def write_few(self, work: Callable[[Connection], T]) -> T:
         return await self.write(work)
 
-    async def call(self, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
-        """The one row of a statement that is a transaction of its own: one round trip, on the driver's connection."""
-        while True:
-            connection = self._reading.connect()
-            with before_commit():
-                await connection.start()
-            try:
-                driver = (await connection.get_raw_connection()).driver_connection
-                if driver is None or driver.is_closed():
-                    await connection.invalidate()  # it died while nobody used it, so nothing has been sent
-                    continue
-                with at_commit():
-                    row: Sequence[Any] = await driver.fetchrow(statement, *arguments)
-            except UnknownOutcomeError:
-                await connection.invalidate()
-                raise
-            finally:
-                await connection.close()
-            return row
+    def calls(self) -> Calls:
+        return Calls(self._reading)
 
     def sessions(self, *, read_only: bool) -> AsyncEngine:
         return self.engine.execution_options(postgresql_readonly=True) if read_only else self.engine
@@ -98,6 +84,54 @@ class PostgresBackend:
     async def _read_once(self, work: Callable[[Connection], T]) -> T:
         async with self._reading.connect() as connection:
             return await connection.run_sync(work)
+
+
+class Calls:
+    """Statements that are transactions of their own, a round trip each, on one connection of the pool: the first call
+    takes it, and the end of the block gives it back.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def call(self, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
+        """The one row of a statement with `$1` for parameters, given to the driver as it is.
+
+        UnavailableError: it has done nothing. UnknownOutcomeError: its answer was lost. Errors of the statement itself
+        are the driver's.
+        """
+        while self._driver is None or self._driver.is_closed():
+            await self._give_back(lost=True)  # it died while nobody used it, so nothing has been sent
+            await self._take()
+        try:
+            with at_commit():
+                row: Sequence[Any] = await self._driver.fetchrow(statement, *arguments, timeout=ANSWER_SECONDS)
+        except UnknownOutcomeError:
+            await self._give_back(lost=True)
+            raise
+        return row
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._give_back(lost=False)
+
+    async def _take(self) -> None:
+        connection = self._engine.connect()
+        with before_commit():
+            await connection.start()
+        self._connection = connection
+        self._driver = (await connection.get_raw_connection()).driver_connection
+
+    async def _give_back(self, *, lost: bool) -> None:
+        connection, self._connection, self._driver = self._connection, None, None
+        if connection is not None:
+            if lost:
+                await connection.invalidate()
+            await connection.close()
 
 
 def _remember_error(context: ExceptionContext) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from cqrs_fastapi.errors import MessageTooLargeError
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
@@ -15,11 +15,10 @@ from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.routing import Routing
-from cqrs_fastapi.outbox.rows import row_of
+from cqrs_fastapi.outbox.rows import row_of, sending_of
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """An event on its way into the store. `stream` is None for one that belongs to no aggregate."""
 
     event: AnyEvent
@@ -43,6 +42,8 @@ class Prepared:
 
     appends: list[StreamAppend] = field(default_factory=list)
     outbox: list[dict[str, Any]] = field(default_factory=list)
+    sends: bool = False
+    """Whether anything of it goes to a broker."""
 
     def __bool__(self) -> bool:
         return bool(self.appends or self.outbox)
@@ -61,52 +62,48 @@ def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Rout
     prepared = Prepared()
     streams: dict[str, tuple[Draft, list[NewEvent]]] = {}
     for draft in drafts:
-        registered = registry.of(draft.event)
-        payload = registered.codec.encode(draft.event)
-        _require_size(draft, payload, limits)
+        event, metadata, stream, category, _ = draft
+        registered = registry.of(event)
+        definition = registered.definition
+        payload = registered.codec.encode(event)
+        if len(payload) > limits.event_bytes:
+            raise MessageTooLargeError(what=type(event).__name__, size=len(payload), limit=limits.event_bytes)
         topic = routing.topic_of(registered.event_type)
         if topic is not None:
-            prepared.outbox.append(
-                row_of(
-                    registered=registered,
-                    metadata=draft.metadata,
-                    category=draft.category,
-                    stream=draft.stream,
-                    topic=topic,
-                    payload=payload,
-                )
-            )
-        # An event without a stream that goes nowhere either would be lost, so it gets a stream of its own.
-        stream = draft.stream or (None if topic else f"{draft.category}-{draft.metadata.message_id}")
-        if stream is not None:
-            stored = NewEvent(
-                draft.metadata.message_id,
-                registered.definition.name,
-                registered.definition.version,
-                payload.decode(),
-                render_json(_stored_metadata(draft.metadata)),
-                tags_of(draft.event),
-                bool(registered.definition.tags),
-            )
-            streams.setdefault(stream, (draft, []))[1].append(stored)
+            prepared.sends = True
+            if stream is None:
+                prepared.outbox.append(row_of(definition, metadata, category, topic, payload))
+                continue
+        elif stream is None:  # it would be lost, so it gets a stream of its own
+            stream = f"{category}-{metadata.message_id}"
+        stored = NewEvent(
+            metadata.message_id,
+            definition.name,
+            definition.version,
+            payload.decode(),
+            render_json(_stored_metadata(metadata)),
+            None if topic is None else sending_of(definition, metadata, stream, topic),
+            tags_of(event) if definition.tags else (),
+            bool(definition.tags),
+        )
+        if stream in streams:
+            streams[stream][1].append(stored)
+        else:
+            streams[stream] = (draft, [stored])
     for stream, (draft, events) in streams.items():
         prepared.appends.append(StreamAppend(stream, draft.category, draft.expected, tuple(events)))
     return prepared
 
 
-def _require_size(draft: Draft, payload: bytes, limits: Limits) -> None:
-    if len(payload) > limits.event_bytes:
-        raise MessageTooLargeError(what=type(draft.event).__name__, size=len(payload), limit=limits.event_bytes)
-
-
 def _stored_metadata(metadata: Metadata) -> dict[str, Any]:
     """What has no column of its own; fields without a value are left out."""
-    values = {
-        "correlation_id": metadata.correlation_id,
-        "causation_id": str(metadata.causation_id) if metadata.causation_id else None,
-        "user": metadata.user,
-        "traceparent": metadata.traceparent,
-        "time": metadata.time.isoformat(),
-        "headers": dict(metadata.headers) or None,
-    }
-    return {name: value for name, value in values.items() if value is not None}
+    values: dict[str, Any] = {"correlation_id": metadata.correlation_id, "time": metadata.time.isoformat()}
+    if metadata.causation_id is not None:
+        values["causation_id"] = str(metadata.causation_id)
+    if metadata.user is not None:
+        values["user"] = metadata.user
+    if metadata.traceparent is not None:
+        values["traceparent"] = metadata.traceparent
+    if metadata.headers:
+        values["headers"] = dict(metadata.headers)
+    return values

@@ -160,7 +160,7 @@ class UnitOfWork:
             await self._commit_session(self._session, prepared)
         elif prepared or self._joined or self._record:
             await self._write(prepared)
-        if prepared.outbox:
+        if prepared.sends:
             self._services.wake()
 
     async def rollback(self) -> None:
@@ -169,13 +169,13 @@ class UnitOfWork:
             await self._session.close()
 
     async def _commit_session(self, session: AsyncSession, prepared: Prepared) -> None:
-        # The flush comes first: an application's own error must not be hidden behind a conflict of versions.
-        await session.flush()
-        if prepared or self._joined or self._record:
-            await self._services.database.run(session, self._work(self._unit(prepared)))
+        work = self._work(self._unit(prepared)) if prepared or self._joined or self._record else None
         if self._session_is_ours:
-            await commit(session)
-            await session.close()
+            await commit(session, work)
+        else:
+            await session.flush()
+            if work is not None:
+                await self._services.database.run(session, work)
 
     async def _write(self, prepared: Prepared) -> None:
         unit, database = self._unit(prepared), self._services.database

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from cqrs_fastapi.errors import ConcurrencyError, UnavailableError, UnknownOutcomeError
@@ -21,7 +21,10 @@ from cqrs_fastapi.eventstore.records import AppendUnit, IdempotencyRecord, NewEv
 from cqrs_fastapi.eventstore.repeats import RepeatedError
 from cqrs_fastapi.migrations import upgrade
 from cqrs_fastapi.settings import Settings
+from cqrs_fastapi.storage import postgres
 from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.storage.postgres import Calls
+from tests.runtime.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -31,16 +34,26 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 class Watched(Database):
     """Counts calls, and loses the answer of the first `lost` of them, before or after they are carried out."""
 
-    calls = 0
+    made = 0
     lost = 0
     carried_out = True
     sizes: list[int]
 
+    def calls(self) -> Calls:
+        return WatchedCalls(self)
+
+
+class WatchedCalls(Calls):
+    def __init__(self, database: Watched) -> None:
+        super().__init__(database.engine.execution_options(isolation_level="AUTOCOMMIT"))
+        self._database = database
+
     async def call(self, statement: str, arguments: Sequence[Any]) -> Sequence[Any]:
-        self.calls += 1
-        self.sizes.append(len(arguments[5]))
-        if self.calls <= self.lost:
-            if self.carried_out:
+        database = self._database
+        database.made += 1
+        database.sizes.append(len(arguments[6]))
+        if database.made <= database.lost:
+            if database.carried_out:
                 await super().call(statement, arguments)
             raise UnknownOutcomeError("the answer was lost")
         return await super().call(statement, arguments)
@@ -83,16 +96,48 @@ async def together(appender: Appender, *units: AppendUnit) -> list[Any]:
     return list(outcomes)
 
 
-async def test_appends_that_come_while_one_is_under_way_share_one_statement(database: Watched) -> None:
+async def test_appends_that_come_while_one_is_under_way_share_statements(database: Watched) -> None:
     outcomes = await together(Appender(database), *(unit(f"cat-{number}") for number in range(50)))
 
     assert outcomes == [{f"cat-{number}": 1} for number in range(50)]
-    assert database.sizes == [1, 50]
+    assert database.sizes == [1, 26, 24]
+
+
+async def test_of_those_who_append_again_and_again_one_half_is_written_while_the_other_decides(
+    database: Watched,
+) -> None:
+    appender = Appender(database)
+
+    async def append_often(number: int) -> None:
+        for turn in range(10):
+            await appender.append(unit(f"cat-{number}-{turn}"))
+
+    await asyncio.gather(*(append_often(number) for number in range(32)))
+    assert database.sizes == [16] * 20
 
 
 async def test_a_group_has_a_largest_size(database: Watched) -> None:
-    await together(Appender(database), *(unit(f"cat-{number}") for number in range(GROUP + 10)))
-    assert database.sizes == [1, GROUP, 10]
+    await together(Appender(database), *(unit(f"cat-{number}") for number in range(3 * GROUP)))
+    assert max(database.sizes) == GROUP
+    assert sum(database.sizes) == 3 * GROUP + 1
+
+
+async def test_what_comes_while_the_connection_is_given_back_is_written(database: Watched) -> None:
+    appender, late = Appender(database), []
+
+    class Slow(WatchedCalls):
+        async def __aexit__(self, *told: object) -> None:
+            if not late:
+                late.append(asyncio.create_task(appender.append(unit("cat-late"))))
+                await asyncio.sleep(0.01)
+            await super().__aexit__(*told)
+
+    database.calls = lambda: Slow(database)  # type: ignore[method-assign]
+    await appender.append(unit("cat-a"))
+    async with asyncio.timeout(5):
+        while not late:
+            await asyncio.sleep(0.01)
+        assert await late[0] == {"cat-late": 1}
 
 
 async def test_a_conflict_concerns_its_own_member_alone(database: Watched) -> None:
@@ -154,7 +199,7 @@ async def test_a_lost_answer_is_settled_by_the_message_ids(
 async def test_a_lost_answer_is_no_excuse_for_a_conflict(database: Watched) -> None:
     appender = Appender(database)
     await appender.append(unit("cat-a"))
-    database.calls, database.lost, database.carried_out = 0, 1, False
+    database.made, database.lost, database.carried_out = 0, 1, False
     with pytest.raises(ConcurrencyError):
         await appender.append(unit("cat-a"))
     assert await versions(database, "cat-a") == [1]
@@ -222,3 +267,33 @@ async def test_closing_writes_what_waits(database: Watched) -> None:
     await asyncio.sleep(0)
     await appender.close()
     assert [task.result() for task in tasks] == [{f"cat-{number}": 1} for number in range(3)]
+
+
+async def test_a_server_that_hangs_holds_the_line_no_longer_than_the_limit(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.5)
+    behind = make_url(postgres_url)
+    door = TcpProxy(behind.host or "", behind.port or 0)
+    await door.open()
+    url = behind.set(host="127.0.0.1", port=door.port).render_as_string(hide_password=False)
+    database = Database(Settings(database_url=url))
+    async with database.engine.begin() as connection:
+        await connection.run_sync(upgrade)
+    appender = Appender(database)
+    await appender.append(unit("cat-a"))
+
+    door.mode = "black"
+    monkeypatch.setattr(appender_module, "SETTLING", ())
+    async with asyncio.timeout(5):
+        with pytest.raises(UnknownOutcomeError):
+            await appender.append(unit("cat-b"))
+    monkeypatch.setattr(appender_module, "SETTLING", (0.0, 0.2, 0.5, 1.0, 2.0))
+    hanging = asyncio.gather(appender.append(unit("cat-c")), appender.append(unit("cat-d")))
+    await asyncio.sleep(1.0)
+    door.mode = "open"
+    async with asyncio.timeout(20):
+        assert await hanging == [{"cat-c": 1}, {"cat-d": 1}]
+    assert await versions(database, "cat-c") == await versions(database, "cat-d") == [1]
+    await database.close()
+    await door.shut()

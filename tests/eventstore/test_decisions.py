@@ -102,7 +102,7 @@ async def test_no_limit_is_broken_by_decisions_at_the_same_time(cqrs: CQRS, data
 
 
 def unit(stream: str, *tags: str, kind: str = "Enrolled", condition: Condition | None = None) -> AppendUnit:
-    event = NewEvent(uuid4(), kind, 1, "{}", "{}", tags, bool(tags))
+    event = NewEvent(uuid4(), kind, 1, "{}", "{}", None, tags, bool(tags))
     return AppendUnit("", NOW, [StreamAppend(stream, "cat", ANY, (event,))], condition=condition)
 
 
@@ -144,7 +144,7 @@ async def test_a_condition_is_broken_by_what_matches_and_by_nothing_else(
 
 async def test_a_condition_of_one_tenant_is_not_broken_by_another(database: Database) -> None:
     condition = await decided(database, Matching((), ("course:1",)))
-    event = NewEvent(uuid4(), "Enrolled", 1, "{}", "{}", ("course:1",), is_tagged=True)
+    event = NewEvent(uuid4(), "Enrolled", 1, "{}", "{}", None, ("course:1",), is_tagged=True)
     await put(database, AppendUnit("red", NOW, [StreamAppend("a", "cat", ANY, (event,))]))
     await put(database, unit("mine", "course:1", condition=condition))
 

@@ -236,7 +236,12 @@ async def test_of_many_commands_on_one_stream_all_succeed_after_a_few_attempts(r
 
 
 async def test_those_who_queue_are_served_in_the_order_in_which_they_came(race: Race) -> None:
-    await asyncio.gather(*(race.send(Write(number=number)) for number in range(50)))
+    somebody_s = await taken(race.queues, A)
+    racing = [task(race.send(Write(number=number))) for number in range(50)]
+    await settled()
+    assert race.streams.written == []
+    somebody_s.leave()
+    await asyncio.gather(*racing)
     assert race.streams.written == list(range(50))
 
 

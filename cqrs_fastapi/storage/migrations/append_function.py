@@ -35,6 +35,8 @@ APPEND = """
 CREATE FUNCTION {schema}{prefix}append(
     -- Whether to wait for rows that somebody else has locked, or to leave the members that need them.
     waits boolean,
+    -- When it was recorded, by the clock of the caller.
+    recorded timestamptz,
     -- One for each stream, sorted by tenant and name, each once.
     s_tenant text[], s_stream text[], s_category text[], s_creates boolean[],
     -- How many of the checks belong to each member.
@@ -42,19 +44,19 @@ CREATE FUNCTION {schema}{prefix}append(
     -- One for each stream of each member: which stream, what is expected (-1 any, -2 exists, 0 none), how many events.
     c_stream int[], c_expected bigint[], c_count int[],
     -- One for each event, in the order in which it shall be stored: its check and its number among that check's events.
-    e_check int[], e_number int[], e_tenant text[], e_stream text[], e_category text[], e_id uuid[], e_type text[],
-    e_schema_version int[], e_data text[], e_metadata text[], e_recorded_at timestamptz[],
+    e_check int[], e_number int[], e_id uuid[], e_type text[], e_schema_version int[], e_data text[], e_metadata text[],
+    -- What the outbox has besides for those that are sent; the topic of the others is NULL.
+    e_topic text[], e_bucket int[], e_headers text[], e_time timestamptz[],
     -- Tags of events, and what to lock for tags and conditions: sorted, each once, tags before types.
     t_id uuid[], t_tag text[], l_tenant text[], l_tag text[], l_shared boolean[],
     -- The condition of an append that is alone: nothing that fits came after a position, but for those seen.
     q_tenant text, q_after bigint, q_seen bigint[], q_items json,
-    -- Rows of the outbox.
+    -- Rows of the outbox for what is sent and not stored.
     o_member int[], o_id uuid[], o_aggregatetype text[], o_aggregateid text[], o_type text[], o_topic text[],
     o_key text[], o_bucket int[], o_headers text[], o_payload bytea[], o_available_at timestamptz[], o_tenant text[],
-    o_created_at timestamptz[],
     -- Idempotency records, sorted by all that identifies them.
     i_member int[], i_tenant text[], i_user text[], i_key text[], i_command text[], i_ordinal int[],
-    i_fingerprint text[], i_response text[], i_created_at timestamptz[],
+    i_fingerprint text[], i_response text[],
     -- For each member 0 appended, 1 conflict, 2 left, 3 repeated, 4 closed, 5 condition broken; the check that failed
     -- and the version or position found there. For each check the version before its events, -1 where none are stored.
     OUT outcome int[], OUT failed int[], OUT actual bigint[], OUT bases bigint[]
@@ -88,13 +90,12 @@ BEGIN
     IF cardinality(i_member) > 0 THEN
         FOR r IN
             WITH wanted AS (
-                SELECT * FROM unnest(i_member, i_tenant, i_user, i_key, i_command, i_ordinal, i_fingerprint, i_response,
-                    i_created_at) WITH ORDINALITY
-                    AS w(member, tenant, user_id, key, command, ordinal, fingerprint, response, created_at, nr)
+                SELECT * FROM unnest(i_member, i_tenant, i_user, i_key, i_command, i_ordinal, i_fingerprint, i_response)
+                    WITH ORDINALITY AS w(member, tenant, user_id, key, command, ordinal, fingerprint, response, nr)
             ), taken AS (
                 INSERT INTO {schema}{prefix}idempotency AS i
                     (tenant, user_id, key, command, ordinal, fingerprint, response, created_at)
-                SELECT w.tenant, w.user_id, w.key, w.command, w.ordinal, w.fingerprint, w.response::json, w.created_at
+                SELECT w.tenant, w.user_id, w.key, w.command, w.ordinal, w.fingerprint, w.response::json, recorded
                 FROM wanted w ORDER BY w.nr
                 ON CONFLICT DO NOTHING
                 RETURNING i.tenant, i.user_id, i.key, i.command, i.ordinal
@@ -199,11 +200,11 @@ BEGIN
         WITH stored AS (
             INSERT INTO {schema}{prefix}events (message_id, tenant, stream, version, category, type, schema_version,
                 data, metadata, recorded_at)
-            SELECT e.id, e.tenant, e.stream, bases[e.of_check] + e.number, e.category, e.type, e.schema_version,
-                e.data::json, e.metadata::json, e.recorded_at
-            FROM unnest(e_check, e_number, e_tenant, e_stream, e_category, e_id, e_type, e_schema_version, e_data,
-                e_metadata, e_recorded_at) WITH ORDINALITY AS e(of_check, number, tenant, stream, category, id, type,
-                schema_version, data, metadata, recorded_at, nr)
+            SELECT e.id, s_tenant[c_stream[e.of_check]], s_stream[c_stream[e.of_check]],
+                bases[e.of_check] + e.number, s_category[c_stream[e.of_check]], e.type, e.schema_version,
+                e.data::json, e.metadata::json, recorded
+            FROM unnest(e_check, e_number, e_id, e_type, e_schema_version, e_data, e_metadata) WITH ORDINALITY
+                AS e(of_check, number, id, type, schema_version, data, metadata, nr)
             WHERE bases[e.of_check] >= 0
             ORDER BY e.nr
             RETURNING position, tenant, message_id
@@ -215,14 +216,25 @@ BEGIN
         FROM unnest(s_tenant, s_stream, versions, changed) AS n(tenant, stream, version, changed)
         WHERE n.changed AND t.tenant = n.tenant AND t.stream = n.stream;
     END IF;
+    IF appended AND cardinality(array_remove(e_topic, NULL)) > 0 THEN
+        INSERT INTO {schema}{prefix}outbox (id, aggregatetype, aggregateid, type, topic, key, bucket, headers, payload,
+            available_at, tenant, created_at)
+        SELECT e.id, s_category[c_stream[e.of_check]], s_stream[c_stream[e.of_check]], e.type, e.topic,
+            s_stream[c_stream[e.of_check]], e.bucket, e.headers::json, convert_to(e.data, 'UTF8'), e.time,
+            s_tenant[c_stream[e.of_check]], e.time
+        FROM unnest(e_check, e_id, e_type, e_data, e_topic, e_bucket, e_headers, e_time) WITH ORDINALITY
+            AS e(of_check, id, type, data, topic, bucket, headers, time, nr)
+        WHERE e.topic IS NOT NULL AND bases[e.of_check] >= 0
+        ORDER BY e.nr;
+    END IF;
     IF appended AND cardinality(o_member) > 0 THEN
         INSERT INTO {schema}{prefix}outbox (id, aggregatetype, aggregateid, type, topic, key, bucket, headers, payload,
             available_at, tenant, created_at)
         SELECT o.id, o.aggregatetype, o.aggregateid, o.type, o.topic, o.key, o.bucket, o.headers::json, o.payload,
-            o.available_at, o.tenant, o.created_at
+            o.available_at, o.tenant, o.available_at
         FROM unnest(o_member, o_id, o_aggregatetype, o_aggregateid, o_type, o_topic, o_key, o_bucket, o_headers,
-            o_payload, o_available_at, o_tenant, o_created_at) WITH ORDINALITY AS o(member, id, aggregatetype,
-            aggregateid, type, topic, key, bucket, headers, payload, available_at, tenant, created_at, nr)
+            o_payload, o_available_at, o_tenant) WITH ORDINALITY AS o(member, id, aggregatetype,
+            aggregateid, type, topic, key, bucket, headers, payload, available_at, tenant, nr)
         WHERE outcome[o.member] = 0
         ORDER BY o.nr;
     END IF;

@@ -105,7 +105,7 @@ class Hand:
         count = 1 if tags else self.field.random.choice((1, 1, 1, 2, 4))
         kind = f"torture.{self.kind}"
         events = tuple(
-            NewEvent(one, kind, 1, '{"n":1}', "{}", tags, is_tagged=bool(tags))
+            NewEvent(one, kind, 1, '{"n":1}', "{}", None, tags, is_tagged=bool(tags))
             for one in self.field.ledger.new_ids(count)
         )
         expected = checked(self.field.versions.get(stream, 0)) if exact else ANY
