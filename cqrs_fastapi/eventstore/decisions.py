@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from cqrs_fastapi.eventstore.horizon import read_horizon
+from cqrs_fastapi.eventstore.read import stored_columns
 from cqrs_fastapi.eventstore.records import Condition, Matching, RecordedEvent, StoredEvent
 from cqrs_fastapi.messages.events import AnyEvent, definition_of, tag
 from cqrs_fastapi.storage.tables import Tables
@@ -50,17 +51,7 @@ def read_matching(
     horizon = read_horizon(connection, tables)
     events = tables.events
     rows = connection.execute(
-        select(
-            events.c.position,
-            events.c.message_id,
-            events.c.stream,
-            events.c.version,
-            events.c.type,
-            events.c.schema_version,
-            events.c.data,
-            events.c.meta,
-            events.c.recorded_at,
-        )
+        select(*stored_columns(tables))
         .where(events.c.tenant == tenant, or_(*(_condition(tables, tenant, one) for one in wanted)))
         .order_by(events.c.position)
     ).all()

@@ -118,8 +118,7 @@ class AppendUnit:
         return self.record is not None or any(one.events for one in self.appends)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """A row of the events table, not decoded."""
 
     position: int
@@ -133,8 +132,7 @@ class StoredEvent:
     recorded_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedEvent:
+class RecordedEvent(NamedTuple):
     """An event of the store, decoded. `position` orders all events, `version` those of the stream (from 1)."""
 
     position: int

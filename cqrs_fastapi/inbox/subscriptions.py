@@ -25,11 +25,13 @@ log = structlog.get_logger("cqrs_fastapi")
 
 LEASE = timedelta(seconds=3)
 _RENEWED_EVERY = LEASE.total_seconds() / 3
+REPORTED_EVERY = 5.0
+"""Seconds. Finding out takes more statements than all else that is done while nothing happens."""
 
 
 @dataclass(slots=True)
 class Subscriptions:
-    """Handlers run at once, each in the order of positions. `report` is told once a second how far they are."""
+    """Handlers run at once, each in the order of positions. `report` is told every five seconds how far they are."""
 
     handlings: Handlings
     registry: EventRegistry
@@ -89,12 +91,15 @@ class Subscriptions:
 
     async def _keep(self, lease: Lease, halt: asyncio.Event) -> None:
         """Hold the lease while the readers work; LeaseLostError if somebody else has it."""
-        database = self.handlings.database
+        database, reported_at = self.handlings.database, -REPORTED_EVERY
         while not halt.is_set():
             await wait_for(halt, _RENEWED_EVERY)
             try:
                 await database.write(lambda c: leases.renew(c, database.tables, lease))
-                self.report(await database.read(partial(read_lag, tables=database.tables, consumers=self._names())))
+                now = asyncio.get_running_loop().time()
+                if now >= reported_at + REPORTED_EVERY:
+                    reported_at = now
+                    self.report(await database.read(partial(read_lag, tables=database.tables, consumers=self._names())))
             except (UnavailableError, UnknownOutcomeError) as error:
                 log.warning("lease_not_renewed", lease=lease.name, error=str(error))
 

@@ -60,6 +60,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         moment: datetime = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         return moment.astimezone(UTC)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """None on PostgreSQL, whose driver gives moments in UTC: nothing is called for each row."""
+        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
+
 
 def utc_text(moment: datetime) -> str:
     """A moment as SQLite's columns hold it, for statements that bypass the types: microseconds, `+00:00`."""
