@@ -8,7 +8,9 @@ from __future__ import annotations
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.domain.aggregate import Aggregate, state
 from cqrs_fastapi.domain.applies import applies
+from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
 from cqrs_fastapi.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -58,12 +60,15 @@ __all__ = [
     "CqrsError",
     "DomainError",
     "ECSTEvent",
+    "Entity",
+    "EntitySet",
     "Event",
     "EventHandler",
     "EventMap",
     "EventMediator",
     "EventMediatorDep",
     "EventStore",
+    "ExternalEntity",
     "Fallback",
     "MediatorDep",
     "Metadata",
@@ -86,6 +91,8 @@ __all__ = [
     "UnavailableError",
     "UnitOfWork",
     "UnknownOutcomeError",
+    "ValueObject",
+    "ValueObjectSet",
     "applies",
     "command",
     "event",
