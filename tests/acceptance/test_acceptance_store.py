@@ -33,10 +33,11 @@ from cqrs_fastapi import (
     MediatorDep,
     Metadata,
     Projection,
-    Query,
+    Request,
     Settings,
     matching,
     on,
+    query,
 )
 from cqrs_fastapi.errors import (
     AheadOfStoreError,
@@ -85,8 +86,9 @@ class AppendNext(Command[int]):
     stream: str
 
 
+@query
 @dataclass(frozen=True)
-class Read(Query[list[RecordedEvent]]):
+class Read(Request[list[RecordedEvent]]):
     what: Callable[[EventStore], AsyncIterator[RecordedEvent]]
 
 
@@ -159,8 +161,8 @@ class School:
         event = Enrolled(course=command.course)
         await store.append(f"enrolment-{uuid4()}", [event], condition=found.condition)
 
-    async def _read(self, query: Read, store: EventStore) -> list[RecordedEvent]:
-        return [one async for one in query.what(store)]
+    async def _read(self, wanted: Read, store: EventStore) -> list[RecordedEvent]:
+        return [one async for one in wanted.what(store)]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,6 +16,8 @@ from sqlalchemy import Connection, create_engine, inspect
 from typer.testing import CliRunner
 
 from cqrs_fastapi.cli.main import app
+from cqrs_fastapi.errors import UnavailableError
+from cqrs_fastapi.eventstore.decisions import read_matching
 from cqrs_fastapi.eventstore.horizon import Horizon, read_horizon
 from cqrs_fastapi.storage.tables import Tables
 from cqrs_fastapi.testing.torture import load
@@ -89,6 +92,23 @@ def test_without_group_commit_every_append_is_a_transaction_of_its_own(
     status, rows, last = torture(database_url, *options)
     assert (status, last) == (0, "OK"), rows
     assert rows["writers"].endswith("no group commit")
+
+
+def test_a_decision_that_could_not_read_is_counted_and_made_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A back end may be killed in the moment in which it is connected to."""
+    times = iter(range(10**9))
+
+    def sometimes(*given: Any, **named: Any) -> Any:
+        if next(times) % 2:
+            raise UnavailableError("the connection was closed")
+        return read_matching(*given, **named)
+
+    monkeypatch.setattr(load, "read_matching", sometimes)
+    status, rows, last = torture(postgres_url, "--seconds", "3", "--writers", "12", "--no-kills")
+    assert (status, last) == (0, "OK"), rows
+    assert "unread" in rows["attempts"]
 
 
 def test_a_reader_by_position_is_caught_losing_events(postgres_url: str) -> None:

@@ -8,11 +8,12 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.eventstore.append import append
 from cqrs_fastapi.eventstore.decisions import read_matching
 from cqrs_fastapi.eventstore.records import AppendUnit, Matching
 from cqrs_fastapi.storage.driver_errors import commit
-from cqrs_fastapi.testing.torture.field import Hand, RolledBackError, attempt, ids_of
+from cqrs_fastapi.testing.torture.field import DRIVER_ERRORS, Hand, RolledBackError, attempt, ids_of
 from cqrs_fastapi.testing.torture.plan import SEATS
 
 Kind = Callable[[Hand], Awaitable[None]]
@@ -94,9 +95,13 @@ async def decision(hand: Hand) -> None:
     course = field.course
     tag = f"course:{course}"
     wanted = [Matching((), (tag,))]
-    taken, condition = await hand.database.read(
-        partial(read_matching, tables=hand.database.tables, tenant="", wanted=wanted)
-    )
+    try:
+        taken, condition = await hand.database.read(
+            partial(read_matching, tables=hand.database.tables, tenant="", wanted=wanted)
+        )
+    except (UnavailableError, *DRIVER_ERRORS):
+        field.ledger.outcomes["unread"] += 1
+        return
     if len(taken) >= SEATS:
         field.course = max(field.course, course + 1)
         return

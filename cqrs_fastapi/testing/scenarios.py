@@ -1,0 +1,89 @@
+"""given, when, then: what an aggregate records, told by events alone, with no database and no loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import ndiff
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.messages.events import AnyEvent
+
+A = TypeVar("A", bound=Aggregate)
+X = TypeVar("X", bound=Exception)
+
+AN_ID = UUID("00000000-0000-7000-8000-000000000001")
+"""Of aggregates whose id does not matter."""
+
+
+def given(aggregate: type[A], *history: AnyEvent, id: UUID = AN_ID) -> Given[A]:
+    """An aggregate with these events behind it; `given(Account)` is a new one.
+
+    `given(Account, Deposited(amount=5)).when(lambda account: account.withdraw(3)).then(Withdrawn(amount=3))`
+    """
+    loaded = aggregate(id)
+    loaded.replay(history, len(history))
+    return Given(loaded)
+
+
+class Given(Generic[A]):
+    """What has happened so far."""
+
+    __slots__ = ("_aggregate",)
+
+    def __init__(self, aggregate: A) -> None:
+        self._aggregate = aggregate
+
+    def when(self, act: Callable[[A], object], *, number_of_times: int = 1) -> Outcome[A]:
+        """Do it. `number_of_times=2` does it twice: what is idempotent records no more than done once."""
+        if number_of_times < 1:
+            raise ValueError(f"it is done once or more often, not {number_of_times} times")
+        try:
+            for _ in range(number_of_times):
+                act(self._aggregate)
+        except Exception as error:  # noqa: BLE001  # whatever was raised is what the test is about
+            return Outcome(self._aggregate, error)
+        return Outcome(self._aggregate, None)
+
+
+class Outcome(Generic[A]):
+    """What came of it. Something must be said of it, or an error would go unnoticed."""
+
+    __slots__ = ("_error", "aggregate")
+
+    def __init__(self, aggregate: A, error: Exception | None) -> None:
+        self.aggregate = aggregate
+        self._error = error
+
+    def then(self, *expected: AnyEvent) -> A:
+        """These events were recorded, in this order, and no others; none at all for `then()`. Gives the aggregate, to
+        look at its state.
+        """
+        if self._error is not None:
+            raise AssertionError(f"it raised {self._error!r}, where {_told(expected)} was expected") from self._error
+        if self.aggregate.recorded != expected:
+            raise AssertionError(_difference(expected, self.aggregate.recorded))
+        return self.aggregate
+
+    def then_raises(self, error: type[X]) -> X:
+        """It was refused by this error, and nothing was recorded. Gives the error, to look at it."""
+        if self._error is None:
+            raise AssertionError(f"{error.__name__} was expected, and it recorded {_told(self.aggregate.recorded)}")
+        if not isinstance(self._error, error):
+            raise AssertionError(  # noqa: TRY004  # it is what a test fails with
+                f"{error.__name__} was expected, and it raised {self._error!r}"
+            ) from self._error
+        if self.aggregate.recorded:
+            raise AssertionError(f"it raised {error.__name__} after it had recorded {_told(self.aggregate.recorded)}")
+        return self._error
+
+
+def _told(events: Sequence[AnyEvent]) -> str:
+    return ", ".join(map(repr, events)) or "no event"
+
+
+def _difference(expected: Sequence[AnyEvent], actual: Sequence[AnyEvent]) -> str:
+    """Line by line: `-` was expected and did not happen, `+` happened and was not expected."""
+    lines = ndiff([repr(event) for event in expected], [repr(event) for event in actual])
+    return "\n".join(["other events were recorded than expected (- expected, + recorded):", *map(str.rstrip, lines)])
