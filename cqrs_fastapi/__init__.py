@@ -8,6 +8,7 @@ from __future__ import annotations
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.domain.aggregate import Aggregate, state
 from cqrs_fastapi.domain.applies import applies
+from cqrs_fastapi.domain.decider import Decider
 from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
@@ -58,6 +59,7 @@ __all__ = [
     "ConfigurationError",
     "CqrsContainer",
     "CqrsError",
+    "Decider",
     "DomainError",
     "ECSTEvent",
     "Entity",

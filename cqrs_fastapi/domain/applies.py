@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from cqrs_fastapi.mediation.signatures import SignatureProblem, read_signature
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
@@ -45,15 +46,31 @@ def _marked_names(cls: type) -> list[str]:
     return list(names)
 
 
+def events_of(cls: type, name: str) -> list[type[AnyEvent]]:
+    """The events that a function of a state and an event is annotated with: a class, or a union of classes."""
+    where = f"{cls.__name__}.{name}"
+    annotation = _annotation_of(where, getattr(cls, name))
+    is_union = get_origin(annotation) in (Union, UnionType)
+    return [_event_class(where, one) for one in (get_args(annotation) if is_union else (annotation,))]
+
+
 def _event_of(cls: type, name: str, method: Any) -> type[AnyEvent]:
     where = f"{cls.__name__}.{name}"
+    return _event_class(where, _annotation_of(where, method))
+
+
+def _annotation_of(where: str, function: Any) -> Any:
+    """Of the second parameter: the first is the aggregate, or its state."""
     try:
-        parameters = read_signature(method).parameters
+        parameters = read_signature(function).parameters
     except SignatureProblem as problem:
         raise TypeError(str(problem)) from None
-    if len(parameters) != 2:  # noqa: PLR2004  # self and the event
+    if len(parameters) != 2:  # noqa: PLR2004  # the aggregate or its state, and the event
         raise TypeError(f"{where} takes {len(parameters) - 1} arguments; a fold takes the event alone")
-    annotation = parameters[1].annotation
+    return parameters[1].annotation
+
+
+def _event_class(where: str, annotation: Any) -> type[AnyEvent]:
     if not isinstance(annotation, type) or annotation is inspect.Parameter.empty:
         raise TypeError(f"{where} does not say which event it applies; annotate its parameter with the event's class")
     try:

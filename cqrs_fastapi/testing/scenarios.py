@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from difflib import ndiff
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.decider import Decider
 from cqrs_fastapi.messages.events import AnyEvent
 
 A = TypeVar("A", bound=Aggregate)
@@ -35,16 +37,27 @@ class Given(Generic[A]):
     def __init__(self, aggregate: A) -> None:
         self._aggregate = aggregate
 
-    def when(self, act: Callable[[A], object], *, number_of_times: int = 1) -> Outcome[A]:
-        """Do it. `number_of_times=2` does it twice: what is idempotent records no more than done once."""
+    def when(self, act: Callable[[A], object] | object, *, number_of_times: int = 1) -> Outcome[A]:
+        """Do it: call a function of the aggregate, or have a Decider decide on a command. `number_of_times=2` does it
+        twice: what is idempotent records no more than done once.
+        """
         if number_of_times < 1:
             raise ValueError(f"it is done once or more often, not {number_of_times} times")
+        action = self._action(act)
         try:
             for _ in range(number_of_times):
-                act(self._aggregate)
+                action()
         except Exception as error:  # noqa: BLE001  # whatever was raised is what the test is about
             return Outcome(self._aggregate, error)
         return Outcome(self._aggregate, None)
+
+    def _action(self, act: Any) -> Callable[[], object]:
+        if callable(act):
+            return partial(act, self._aggregate)
+        if isinstance(self._aggregate, Decider):
+            return partial(self._aggregate.execute, act)
+        cls = type(self._aggregate).__name__
+        raise TypeError(f"{cls} is no Decider; write: when(lambda it: it.your_method({type(act).__name__}(...)))")
 
 
 class Outcome(Generic[A]):

@@ -123,3 +123,8 @@ def test_a_refusal_that_does_not_come_as_expected_fails(act: object, told: str) 
 def test_a_history_that_the_aggregate_cannot_fold_is_refused() -> None:
     with pytest.raises(TypeError, match="has no fold"):
         given(Account, Unknown())
+
+
+def test_only_a_decider_is_given_commands() -> None:
+    with pytest.raises(TypeError, match="Account is no Decider; write: when"):
+        given(Account).when(Unknown())
