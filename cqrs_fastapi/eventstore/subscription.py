@@ -208,7 +208,7 @@ def read_range(
 
 @lru_cache(maxsize=256)
 def _page_of(tables: Tables, selection: Selection) -> Any:
-    """Made once for a reader: making it takes as long as reading a hundred events."""
+    """Made once for a reader."""
     events = tables.events
     statement: Any = select(*stored_columns(tables), events.c.category, events.c.tenant).where(
         ~events.c.archived, events.c.position > bindparam("after"), events.c.position <= bindparam("through")

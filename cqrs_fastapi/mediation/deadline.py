@@ -56,8 +56,8 @@ def forget() -> None:
 
 
 class Deadlines:
-    """What `asyncio.timeout_at` does, for many blocks that hardly ever time out: one timer of the loop serves them all,
-    which costs a sixth. It belongs to one event loop.
+    """What `asyncio.timeout_at` does, for many blocks that hardly ever time out: one timer of the loop serves them
+    all. It belongs to one event loop.
     """
 
     __slots__ = ("_entered", "_timer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
+import structlog
 from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -14,6 +15,8 @@ from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.driver_errors import at_commit, before_commit, is_lost_connection
 
 T = TypeVar("T")
+
+log = structlog.get_logger("cqrs_fastapi")
 
 _FAILED = "cqrs_statement_failed"
 
@@ -112,7 +115,10 @@ class Calls:
             with at_commit():
                 row: Sequence[Any] = await self._driver.fetchrow(statement, *arguments, timeout=ANSWER_SECONDS)
         except UnknownOutcomeError:
-            await self._give_back(lost=True)
+            try:
+                await self._give_back(lost=True)
+            except Exception as error:  # noqa: BLE001  # that the outcome is unknown must not be hidden behind it
+                log.warning("lost_connection_not_given_back", error=repr(error))
             raise
         return row
 

@@ -269,6 +269,26 @@ async def test_closing_writes_what_waits(database: Watched) -> None:
     assert [task.result() for task in tasks] == [{f"cat-{number}": 1} for number in range(3)]
 
 
+class Broken:
+    """A driver whose answer is lost, on a connection that cannot be given back either."""
+
+    def is_closed(self) -> bool:
+        return False
+
+    async def fetchrow(self, *_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    async def invalidate(self) -> None:
+        raise RuntimeError("not even that")
+
+
+async def test_an_unknown_outcome_is_not_hidden_behind_what_fails_after_it(database: Watched) -> None:
+    calls = Calls(database.engine)
+    calls._driver = calls._connection = Broken()  # type: ignore[assignment]  # it does what they do
+    with pytest.raises(UnknownOutcomeError):
+        await calls.call("SELECT 1", ())
+
+
 async def test_a_server_that_hangs_holds_the_line_no_longer_than_the_limit(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,16 @@ async def test_each_block_ends_at_its_own_time() -> None:
     assert ended == [0.05, 0.1, 0.15, 0.2, 0.25]
 
 
+async def test_a_block_that_ends_sooner_does_not_wait_for_one_that_was_entered_before_it() -> None:
+    deadlines = Deadlines()
+    long = asyncio.create_task(ends(deadlines, 60, slow))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await ends(deadlines, 0.02, slow) == "timeout because of CancelledError"
+    long.cancel()
+    assert await long == "cancelled"
+
+
 async def test_a_timer_that_nobody_needs_any_more_disturbs_nobody() -> None:
     deadlines = Deadlines()
     assert await ends(deadlines, 0.02, quick) == "done, 0 cancellations left"
