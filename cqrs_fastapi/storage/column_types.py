@@ -5,11 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Dialect, Integer, Text, cast
+from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, Dialect, Integer, Text, cast
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 POSITION = BigInteger().with_variant(Integer(), "sqlite")
 """A growing 64-bit number. SQLite generates numbers for a key of exactly the type INTEGER only."""
+
+Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""JSON that is searched by its fields: `jsonb` on PostgreSQL, text on SQLite. Python values go in and come out."""
 
 
 class _PostgresJson(UserDefinedType[str]):

@@ -8,7 +8,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -21,7 +20,9 @@ from sqlalchemy import (
     false,
 )
 
-from cqrs_fastapi.storage.column_types import POSITION, JsonText, UtcDateTime
+from cqrs_fastapi.storage.column_types import JsonText, UtcDateTime
+from cqrs_fastapi.storage.columns import moment, position, tenant, text
+from cqrs_fastapi.storage.domain_tables import root_states_table, snapshots_table, subject_keys_table
 from cqrs_fastapi.storage.names import Names
 
 
@@ -41,6 +42,9 @@ class Tables:
     checkpoints: Table
     job_runs: Table
     leases: Table
+    snapshots: Table
+    root_states: Table
+    subject_keys: Table
 
     def all(self) -> tuple[Table, ...]:
         return tuple(getattr(self, field.name) for field in fields(self))
@@ -62,6 +66,9 @@ def build_tables(metadata: MetaData, prefix: str = "cqrs_", schema: str | None =
         checkpoints=_checkpoints(metadata, names),
         job_runs=_job_runs(metadata, names),
         leases=_leases(metadata, names),
+        snapshots=snapshots_table(metadata, names),
+        root_states=root_states_table(metadata, names),
+        subject_keys=subject_keys_table(metadata, names),
     )
 
 
@@ -69,9 +76,9 @@ def _streams(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("streams"),
         metadata,
-        _tenant(),
-        _text("stream"),
-        _text("category"),
+        tenant(),
+        text("stream"),
+        text("category"),
         Column("version", BigInteger, nullable=False),
         Column("archived", Boolean, nullable=False, server_default=false()),
         Column("truncated_before", BigInteger, nullable=False, server_default="1"),
@@ -85,17 +92,17 @@ def _events(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("events"),
         metadata,
-        _position(),
+        position(),
         Column("message_id", Uuid, nullable=False),
-        _tenant(),
-        _text("stream"),
+        tenant(),
+        text("stream"),
         Column("version", BigInteger, nullable=False),
-        _text("category"),
-        _text("type"),
+        text("category"),
+        text("type"),
         Column("schema_version", Integer, nullable=False),
         Column("data", JsonText, nullable=False),
         Column("metadata", JsonText, key="meta", nullable=False),
-        _moment("recorded_at"),
+        moment("recorded_at"),
         Column("archived", Boolean, nullable=False, server_default=false()),
         PrimaryKeyConstraint("position", name=names.of("events_pk")),
         UniqueConstraint("message_id", name=names.of("events_message_id_key")),
@@ -112,8 +119,8 @@ def _tags(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("tags"),
         metadata,
-        _tenant(),
-        _text("tag"),
+        tenant(),
+        text("tag"),
         PrimaryKeyConstraint("tenant", "tag", name=names.of("tags_pk")),
         schema=names.schema,
     )
@@ -123,8 +130,8 @@ def _event_tags(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("event_tags"),
         metadata,
-        _tenant(),
-        _text("tag"),
+        tenant(),
+        text("tag"),
         Column("position", BigInteger, nullable=False),
         PrimaryKeyConstraint("tenant", "tag", "position", name=names.of("event_tags_pk")),
         Index(names.of("event_tags_position_ix"), "position"),
@@ -136,14 +143,14 @@ def _idempotency(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("idempotency"),
         metadata,
-        _tenant(),
-        _text("user_id"),
-        _text("key"),
-        _text("command"),
+        tenant(),
+        text("user_id"),
+        text("key"),
+        text("command"),
         Column("ordinal", Integer, nullable=False),
-        _text("fingerprint"),
+        text("fingerprint"),
         Column("response", JsonText, nullable=False),
-        _moment("created_at"),
+        moment("created_at"),
         PrimaryKeyConstraint("tenant", "user_id", "key", "command", "ordinal", name=names.of("idempotency_pk")),
         Index(names.of("idempotency_created_at_ix"), "created_at"),
         schema=names.schema,
@@ -154,20 +161,20 @@ def _outbox(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("outbox"),
         metadata,
-        _position(),
+        position(),
         Column("id", Uuid, nullable=False),
-        _text("aggregatetype"),
-        _text("aggregateid"),
-        _text("type"),
-        _text("topic"),
+        text("aggregatetype"),
+        text("aggregateid"),
+        text("type"),
+        text("topic"),
         Column("key", Text),
         Column("bucket", Integer, nullable=False),
         Column("headers", JsonText, nullable=False),
         Column("payload", LargeBinary, nullable=False),
         Column("attempts", Integer, nullable=False, server_default="0"),
-        _moment("available_at"),
-        _tenant(),
-        _moment("created_at"),
+        moment("available_at"),
+        tenant(),
+        moment("created_at"),
         PrimaryKeyConstraint("position", name=names.of("outbox_pk")),
         UniqueConstraint("id", name=names.of("outbox_id_key")),
         Index(names.of("outbox_bucket_position_ix"), "bucket", "position"),
@@ -180,10 +187,10 @@ def _inbox(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("inbox"),
         metadata,
-        _text("consumer"),
+        text("consumer"),
         Column("message_id", Uuid, nullable=False),
-        _text("status"),
-        _moment("received_at"),
+        text("status"),
+        moment("received_at"),
         PrimaryKeyConstraint("consumer", "message_id", name=names.of("inbox_pk")),
         Index(names.of("inbox_received_at_ix"), "received_at"),
         schema=names.schema,
@@ -195,20 +202,20 @@ def _dead_letters(metadata: MetaData, names: Names) -> Table:
         names.of("dead_letters"),
         metadata,
         Column("id", Uuid, nullable=False),
-        _text("consumer"),
+        text("consumer"),
         Column("message_id", Uuid),
-        _text("topic"),
+        text("topic"),
         Column("partition", Integer, nullable=False),
         Column("offset", BigInteger, nullable=False),
         Column("key", LargeBinary),
         Column("headers", JsonText, nullable=False),
         Column("payload", LargeBinary, nullable=False),
-        _text("code"),
-        _text("error"),
-        _text("traceback"),
+        text("code"),
+        text("error"),
+        text("traceback"),
         Column("attempts", Integer, nullable=False, server_default="0"),
-        _moment("parked_at"),
-        _tenant(),
+        moment("parked_at"),
+        tenant(),
         PrimaryKeyConstraint("id", name=names.of("dead_letters_pk")),
         Index(names.of("dead_letters_parked_at_ix"), "consumer", "parked_at"),
         schema=names.schema,
@@ -219,10 +226,10 @@ def _blocked_keys(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("blocked_keys"),
         metadata,
-        _text("owner"),
-        _text("key"),
-        _text("reason"),
-        _moment("blocked_at"),
+        text("owner"),
+        text("key"),
+        text("reason"),
+        moment("blocked_at"),
         PrimaryKeyConstraint("owner", "key", name=names.of("blocked_keys_pk")),
         schema=names.schema,
     )
@@ -232,10 +239,10 @@ def _checkpoints(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("checkpoints"),
         metadata,
-        _text("projection"),
-        _text("partition"),
+        text("projection"),
+        text("partition"),
         Column("position", BigInteger, nullable=False),
-        _moment("updated_at"),
+        moment("updated_at"),
         Column("message_id", Uuid),
         Column("highest", BigInteger, nullable=False, server_default="0"),
         PrimaryKeyConstraint("projection", "partition", name=names.of("checkpoints_pk")),
@@ -247,11 +254,11 @@ def _job_runs(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("job_runs"),
         metadata,
-        _text("job"),
-        _moment("tick"),
-        _text("owner"),
-        _text("status"),
-        _moment("started_at"),
+        text("job"),
+        moment("tick"),
+        text("owner"),
+        text("status"),
+        moment("started_at"),
         Column("finished_at", UtcDateTime),
         Column("error", Text),
         PrimaryKeyConstraint("job", "tick", name=names.of("job_runs_pk")),
@@ -264,26 +271,10 @@ def _leases(metadata: MetaData, names: Names) -> Table:
     return Table(
         names.of("leases"),
         metadata,
-        _text("name"),
+        text("name"),
         Column("owner", Uuid),
         Column("epoch", BigInteger, nullable=False),
-        _moment("expires_at"),
+        moment("expires_at"),
         PrimaryKeyConstraint("name", name=names.of("leases_pk")),
         schema=names.schema,
     )
-
-
-def _text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False)
-
-
-def _moment(name: str) -> Column[object]:
-    return Column(name, UtcDateTime, nullable=False)
-
-
-def _tenant() -> Column[str]:
-    return Column("tenant", Text, nullable=False, server_default="")
-
-
-def _position() -> Column[int]:
-    return Column("position", POSITION, Identity(), nullable=False)
