@@ -36,14 +36,14 @@ _TYPES = (
     "int[]",
     *("int[]", "bigint[]", "int[]"),
     *("int[]", "int[]", "uuid[]", "text[]", "int[]", "text[]", "text[]"),
-    *("text[]", "int[]", "text[]", "timestamptz[]"),
+    *("text[]", "int[]", "timestamptz[]"),
     *("uuid[]", "text[]", "text[]", "text[]", "boolean[]"),
     *("text", "bigint", "bigint[]", "json"),
     *("int[]", "uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "int[]", "text[]", "bytea[]"),
     *("timestamptz[]", "text[]"),
     *("int[]", "text[]", "text[]", "text[]", "text[]", "int[]", "text[]", "text[]"),
 )
-_NOT_SENT = (None, None, None, None)
+_NOT_SENT = (None, None, None)
 APPENDED, CONFLICT, LEFT, REPEATED, CLOSED, BROKEN = range(6)
 
 
@@ -90,7 +90,7 @@ def arguments_for(units: Sequence[AppendUnit], *, waits: bool) -> list[Any]:
         *_columns(((*key, *streams[key]) for key in streams), 4),
         [len(unit.appends) for unit in units],
         *_columns(checks, 3),
-        *_columns(events, 11),
+        *_columns(events, 10),
         *_columns(tags, 2),
         *_columns(locks_of(units), 3),
         *_condition(units),

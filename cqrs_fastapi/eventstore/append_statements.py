@@ -156,7 +156,7 @@ def _rows(wanted: StreamAppend, last: int, unit: AppendUnit) -> Sequence[dict[st
 def _rows_to_send(wanted: StreamAppend, unit: AppendUnit) -> Iterator[dict[str, Any]]:
     for event in wanted.events:
         if event.sending is not None:
-            topic, bucket, headers, time = event.sending
+            topic, bucket, time = event.sending
             yield {
                 "id": event.message_id,
                 "aggregatetype": wanted.category,
@@ -165,7 +165,7 @@ def _rows_to_send(wanted: StreamAppend, unit: AppendUnit) -> Iterator[dict[str, 
                 "topic": topic,
                 "key": wanted.stream,
                 "bucket": bucket,
-                "headers": headers,
+                "headers": event.metadata,
                 "payload": event.data.encode(),
                 "attempts": 0,
                 "available_at": time,

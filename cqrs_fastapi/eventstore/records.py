@@ -16,16 +16,17 @@ _STREAM = re.compile(r"[A-Za-z0-9_.:@/-]+")
 
 
 class Sending(NamedTuple):
-    """What a stored event's row of the outbox has besides the event's own columns; `headers` are JSON text."""
+    """What a stored event's row of the outbox has besides the event's own columns."""
 
     topic: str
     bucket: int
-    headers: str
     time: datetime
 
 
 class NewEvent(NamedTuple):
-    """An event as it will be stored, and sent if there is a `sending`; `data` and `metadata` are JSON text."""
+    """An event as it will be stored, and sent if there is a `sending`; `data` and `metadata` are JSON
+    text; the `metadata` are the headers it is sent with.
+    """
 
     message_id: UUID
     type: str

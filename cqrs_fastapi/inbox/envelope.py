@@ -10,13 +10,10 @@ from uuid import UUID
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.errors import MalformedMessageError, MessageTooLargeError
+from cqrs_fastapi.messages.headers import OURS
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 
-_OURS = frozenset(
-    {"message-id", "type", "version", "content-type", "time", "correlation-id", "causation-id", "user", "tenant"}
-    | {"traceparent"}
-)
 _LONGEST_VALUE = 1024
 
 
@@ -62,7 +59,7 @@ def _metadata(headers: Mapping[str, str], sent_at: datetime) -> Metadata:
         user=headers.get("user"),
         tenant=headers.get("tenant"),
         traceparent=headers.get("traceparent"),
-        headers={name: value for name, value in headers.items() if name not in _OURS},
+        headers={name: value for name, value in headers.items() if name not in OURS},
     )
 
 

@@ -10,10 +10,10 @@ from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.errors import MalformedMessageError
 from cqrs_fastapi.eventstore.subscription import Arrival
 from cqrs_fastapi.inbox.envelope import Envelope
+from cqrs_fastapi.messages.headers import OURS, all_headers
 from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
-from cqrs_fastapi.outbox.rows import headers_of
 
 NO_PARTITION = -1
 """The partition of a message that came from no topic."""
@@ -28,20 +28,18 @@ def open_stored(arrival: Arrival, registry: EventRegistry) -> Envelope:
 
 def metadata_of(arrival: Arrival) -> Metadata:
     """What was current when the event was recorded. Rows that somebody else wrote may lack all of it."""
-    stored, values = arrival.stored, parse_json(arrival.stored.metadata)
-    if not isinstance(values, dict):
-        raise MalformedMessageError(f"the metadata of event {stored.message_id} is no JSON object")
-    time, causation = values.get("time"), values.get("causation_id")
+    stored, values = arrival.stored, _stored_headers(arrival)
+    time, causation = values.get("time"), values.get("causation-id")
     try:
         return Metadata(
             message_id=stored.message_id,
-            correlation_id=_text(values, "correlation_id") or str(stored.message_id),
+            correlation_id=_text(values, "correlation-id") or str(stored.message_id),
             time=datetime.fromisoformat(time) if time else stored.recorded_at,
             causation_id=UUID(causation) if causation else None,
             user=_text(values, "user"),
             tenant=arrival.tenant or None,
             traceparent=_text(values, "traceparent"),
-            headers={str(name): str(value) for name, value in (values.get("headers") or {}).items()},
+            headers={name: str(value) for name, value in values.items() if name not in OURS},
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise MalformedMessageError(f"the metadata of event {stored.message_id} is wrong: {error}") from None
@@ -64,10 +62,18 @@ def message_of(arrival: Arrival) -> IncomingMessage:
 def _headers(arrival: Arrival) -> dict[str, str]:
     stored = arrival.stored
     try:
-        return headers_of(stored.type, stored.schema_version, metadata_of(arrival))
+        values = _stored_headers(arrival)
     except MalformedMessageError:
-        # Enough to find it and to read it: what cannot be read stays in its row.
-        return {"message-id": str(stored.message_id), "type": stored.type, "version": str(stored.schema_version)}
+        values = {}  # enough to find it and to read it: what cannot be read stays in its row
+    known = {name: value for name, value in values.items() if isinstance(value, str)}
+    return all_headers(stored.message_id, stored.type, arrival.tenant, {"version": str(stored.schema_version), **known})
+
+
+def _stored_headers(arrival: Arrival) -> dict[str, Any]:
+    values = parse_json(arrival.stored.metadata)
+    if not isinstance(values, dict):
+        raise MalformedMessageError(f"the metadata of event {arrival.stored.message_id} is no JSON object")
+    return values
 
 
 def _text(values: dict[str, Any], name: str) -> str | None:

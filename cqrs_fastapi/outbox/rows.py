@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, delete, func, select
 from cqrs_fastapi.brokers.broker import OutgoingMessage
 from cqrs_fastapi.eventstore.records import Sending
 from cqrs_fastapi.messages.events import EventDefinition
-from cqrs_fastapi.messages.json_codec import parse_json, render_json
+from cqrs_fastapi.messages.headers import all_headers, render_headers
+from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.outbox.routing import bucket_of
 from cqrs_fastapi.storage.tables import Tables
@@ -30,33 +31,9 @@ class Pending:
     tenant: str
 
 
-def headers_of(name: str, version: int, metadata: Metadata) -> dict[str, str]:
-    """What travels beside the payload of the event of this stored name; headers without a value are left out."""
-    headers = {
-        "message-id": str(metadata.message_id),
-        "type": name,
-        "version": str(version),
-        "content-type": "application/json",
-        "time": metadata.time.isoformat(),
-        "correlation-id": metadata.correlation_id,
-    }
-    if metadata.causation_id is not None:
-        headers["causation-id"] = str(metadata.causation_id)
-    if metadata.user:
-        headers["user"] = metadata.user
-    if metadata.tenant:
-        headers["tenant"] = metadata.tenant
-    if metadata.traceparent:
-        headers["traceparent"] = metadata.traceparent
-    if metadata.headers:
-        headers.update(metadata.headers)
-    return headers
-
-
-def sending_of(definition: EventDefinition, metadata: Metadata, stream: str, topic: str) -> Sending:
+def sending_of(metadata: Metadata, stream: str, topic: str) -> Sending:
     """How an event of a stream is sent. Its key is its stream, so that a stream's events stay in order."""
-    headers = render_json(headers_of(definition.name, definition.version, metadata))
-    return Sending(topic, bucket_of(stream), headers, metadata.time)
+    return Sending(topic, bucket_of(stream), metadata.time)
 
 
 def row_of(
@@ -71,7 +48,7 @@ def row_of(
         "topic": topic,
         "key": None,
         "bucket": bucket_of(str(metadata.message_id)),
-        "headers": render_json(headers_of(definition.name, definition.version, metadata)),
+        "headers": render_headers(metadata, definition.version),
         "payload": payload,
         "attempts": 0,
         "available_at": metadata.time,
@@ -87,6 +64,7 @@ def next_batch(connection: Connection, tables: Tables, limit: int) -> list[Pendi
         select(
             outbox.c.position,
             outbox.c.id,
+            outbox.c.type,
             outbox.c.topic,
             outbox.c.key,
             outbox.c.payload,
@@ -112,8 +90,9 @@ def backlog(connection: Connection, tables: Tables) -> tuple[int, datetime | Non
     return row[0], row[1]
 
 
-def _pending(row: Row[Any, Any, Any, Any, Any, Any, Any]) -> Pending:
-    headers = {**parse_json(row.headers), POSITION_HEADER: str(row.position)}
+def _pending(row: Row[Any, Any, Any, Any, Any, Any, Any, Any]) -> Pending:
     identifier: UUID = row.id
+    headers = all_headers(identifier, row.type, row.tenant, parse_json(row.headers))
+    headers[POSITION_HEADER] = str(row.position)
     message = OutgoingMessage(identifier, row.topic, row.key, row.payload, headers)
     return Pending(row.position, message, row.tenant)

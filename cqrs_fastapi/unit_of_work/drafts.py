@@ -11,7 +11,7 @@ from cqrs_fastapi.errors import MessageTooLargeError
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
 from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, NewEvent, StreamAppend
 from cqrs_fastapi.messages.events import AnyEvent, tags_of
-from cqrs_fastapi.messages.json_codec import render_json
+from cqrs_fastapi.messages.headers import render_headers
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.routing import Routing
@@ -81,8 +81,8 @@ def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Rout
             definition.name,
             definition.version,
             payload.decode(),
-            render_json(_stored_metadata(metadata)),
-            None if topic is None else sending_of(definition, metadata, stream, topic),
+            render_headers(metadata, definition.version),
+            None if topic is None else sending_of(metadata, stream, topic),
             tags_of(event) if definition.tags else (),
             bool(definition.tags),
         )
@@ -93,17 +93,3 @@ def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Rout
     for stream, (draft, events) in streams.items():
         prepared.appends.append(StreamAppend(stream, draft.category, draft.expected, tuple(events)))
     return prepared
-
-
-def _stored_metadata(metadata: Metadata) -> dict[str, Any]:
-    """What has no column of its own; fields without a value are left out."""
-    values: dict[str, Any] = {"correlation_id": metadata.correlation_id, "time": metadata.time.isoformat()}
-    if metadata.causation_id is not None:
-        values["causation_id"] = str(metadata.causation_id)
-    if metadata.user is not None:
-        values["user"] = metadata.user
-    if metadata.traceparent is not None:
-        values["traceparent"] = metadata.traceparent
-    if metadata.headers:
-        values["headers"] = dict(metadata.headers)
-    return values

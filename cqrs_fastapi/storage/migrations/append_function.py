@@ -46,7 +46,7 @@ CREATE FUNCTION {schema}{prefix}append(
     -- One for each event, in the order in which it shall be stored: its check and its number among that check's events.
     e_check int[], e_number int[], e_id uuid[], e_type text[], e_schema_version int[], e_data text[], e_metadata text[],
     -- What the outbox has besides for those that are sent; the topic of the others is NULL.
-    e_topic text[], e_bucket int[], e_headers text[], e_time timestamptz[],
+    e_topic text[], e_bucket int[], e_time timestamptz[],
     -- Tags of events, and what to lock for tags and conditions: sorted, each once, tags before types.
     t_id uuid[], t_tag text[], l_tenant text[], l_tag text[], l_shared boolean[],
     -- The condition of an append that is alone: nothing that fits came after a position, but for those seen.
@@ -220,10 +220,10 @@ BEGIN
         INSERT INTO {schema}{prefix}outbox (id, aggregatetype, aggregateid, type, topic, key, bucket, headers, payload,
             available_at, tenant, created_at)
         SELECT e.id, s_category[c_stream[e.of_check]], s_stream[c_stream[e.of_check]], e.type, e.topic,
-            s_stream[c_stream[e.of_check]], e.bucket, e.headers::json, convert_to(e.data, 'UTF8'), e.time,
+            s_stream[c_stream[e.of_check]], e.bucket, e.metadata::json, convert_to(e.data, 'UTF8'), e.time,
             s_tenant[c_stream[e.of_check]], e.time
-        FROM unnest(e_check, e_id, e_type, e_data, e_topic, e_bucket, e_headers, e_time) WITH ORDINALITY
-            AS e(of_check, id, type, data, topic, bucket, headers, time, nr)
+        FROM unnest(e_check, e_id, e_type, e_data, e_metadata, e_topic, e_bucket, e_time) WITH ORDINALITY
+            AS e(of_check, id, type, data, metadata, topic, bucket, time, nr)
         WHERE e.topic IS NOT NULL AND bases[e.of_check] >= 0
         ORDER BY e.nr;
     END IF;
