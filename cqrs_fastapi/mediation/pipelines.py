@@ -92,9 +92,12 @@ class Pipelines:
         body = handling.bodies[0]
         if handling.breaker is not None:
             body = _watched(body, handling) if handling.breaker.lets_through() else handling.bodies[1]
+        scope.unit_of_work.draft()
         token = enter(Frame(self.kernel, holder()))
         try:
-            return await handling.wrapped(_in_scope(body, scope))(request)
+            answer = await handling.wrapped(_in_scope(body, scope))(request)
+            scope.unit_of_work.draft()
+            return answer
         except BaseException as error:
             scope.spoil(error)
             raise
@@ -107,6 +110,7 @@ class Pipelines:
             token = enter(Received(metadata))
             try:
                 await handling.wrapped(_in_scope(handling.bodies[0], scope))(event)
+                scope.unit_of_work.draft()
             finally:
                 leave(token)
 

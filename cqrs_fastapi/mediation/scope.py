@@ -27,6 +27,9 @@ R = TypeVar("R")
 class UnitOfWorkPort(Protocol):
     """What a scope needs of a unit of work. It begins lazily: without work, nothing of this touches a database."""
 
+    spoiled: BaseException | None
+    """The error of a nested message, after which nothing of this may be committed."""
+
     def publish(self, event: AnyEvent, /) -> None:
         """Add an event that belongs to no aggregate."""
         ...
@@ -37,6 +40,10 @@ class UnitOfWorkPort(Protocol):
 
     def remember(self, attempt: Attempt, response: str, /) -> None:
         """Write, in the transaction of the commit, that this attempt was answered with `response`."""
+        ...
+
+    def draft(self) -> None:
+        """What was recorded until now came of the message being handled now."""
         ...
 
     async def prepare(self, scope: Scope, /) -> None:
@@ -64,14 +71,12 @@ class Scope:
         "_opening",
         "kernel",
         "read_only",
-        "spoiled",
         "unit_of_work",
     )
 
     def __init__(self, kernel: Kernel, begin: Callable[[Scope], UnitOfWorkPort], *, read_only: bool) -> None:
         self.kernel = kernel
         self.read_only = read_only
-        self.spoiled: BaseException | None = None
         self.unit_of_work = begin(self)
         self._closed = False
         self._exits: AsyncExitStack | None = None
@@ -133,14 +138,16 @@ class Scope:
             raise ReadOnlyError(f"a query {what}; queries change nothing: make it a command")
 
     def spoil(self, error: BaseException) -> None:
-        """A nested message failed: whatever the outer handler makes of it, nothing of this scope is committed."""
-        if self.spoiled is None:
-            self.spoiled = error
+        """A nested message failed: whatever the outer handler makes of it, nothing of this scope is committed, unless
+        a savepoint that was set before undoes what the message has done.
+        """
+        if self.unit_of_work.spoiled is None:
+            self.unit_of_work.spoiled = error
 
     def require_unspoiled(self) -> None:
         """Raise the error of the nested message that failed, if one did."""
-        if self.spoiled is not None:
-            raise self.spoiled
+        if self.unit_of_work.spoiled is not None:
+            raise self.unit_of_work.spoiled
 
     async def close(self, error: BaseException | None) -> None:
         """Close what generators opened, telling them how it ended."""
