@@ -72,6 +72,8 @@ class Pipelines:
     durable: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
     records: Records = field(default_factory=_NoRecords)
     take_in: Callable[[AnyEvent, UUID, Metadata | None], Awaitable[None]] = field(default=lambda *_: _no_inbox())
+    resolver: Body = field(default=lambda *_: _no_resolver())
+    """Gives what resolves references, in a scope."""
     kernel: Kernel = field(init=False)
 
     def replace(self, other: Pipelines) -> None:
@@ -80,6 +82,7 @@ class Pipelines:
             table = getattr(self, name)
             table.clear()
             table.update(getattr(other, name))
+        self.resolver = other.resolver
 
     async def send_nested(self, scope: Scope, request: object) -> object:
         """Handle a request in the unit of work of another message."""
@@ -217,6 +220,10 @@ def _layer(behavior: Behavior, inner: Next) -> Next:
         return behavior(message, inner)
 
     return call
+
+
+async def _no_resolver() -> None:
+    raise RuntimeError("the pipelines were not given a resolver")
 
 
 async def _no_inbox() -> None:

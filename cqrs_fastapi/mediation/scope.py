@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R")
+
+_CURRENT: ContextVar[Scope | None] = ContextVar("cqrs_scope", default=None)
 
 
 class UnitOfWorkPort(Protocol):
@@ -69,6 +72,7 @@ class Scope:
         "_mediator",
         "_opened",
         "_opening",
+        "_token",
         "kernel",
         "read_only",
         "unit_of_work",
@@ -84,6 +88,7 @@ class Scope:
         self._opening: dict[object, asyncio.Lock] = {}
         self._mediator: RequestMediator | None = None
         self._event_mediator: EventMediator | None = None
+        self._token: Token[Scope | None] = _CURRENT.set(self)
 
     @property
     def mediator(self) -> RequestMediator:
@@ -152,6 +157,12 @@ class Scope:
     async def close(self, error: BaseException | None) -> None:
         """Close what generators opened, telling them how it ended."""
         self._closed = True
+        _CURRENT.reset(self._token)
         self._mediator = self._event_mediator = None
         if self._exits is not None:
             await self._exits.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+
+def current_scope() -> Scope | None:
+    """The scope in which this code runs, nested messages included; a task left behind may find one that has ended."""
+    return _CURRENT.get()

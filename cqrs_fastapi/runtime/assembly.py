@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.refs import give_resolver
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.errors import ConfigurationError, RegistrationError
 from cqrs_fastapi.mediation.behaviors import Behavior
@@ -65,6 +66,9 @@ def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
     compiler.compile_requests(blueprint.request_bindings(), registered_requests)
     compiler.compile_events(blueprint.event_bindings())
     jobs = {job.name: compiler.compile_job(job.handler, Tick, job.behaviors) for job in blueprint.jobs}
+    resolver = compiler.compile_job(give_resolver, object, ())  # it is a function with injected parameters like any
+    if resolver is not None:
+        (compiler.pipelines.resolver,) = resolver.bodies
     event_types = _event_types(blueprint, injector, problems)
     problems.extend(_clashes(event_types))
     if problems:

@@ -130,7 +130,7 @@ reactions: list[int] = []
 bodies: dict[str, Callable[[Tools], Awaitable[object]]] = {}
 
 
-def build(url: str) -> CQRS:
+def build(url: str) -> CQRS:  # noqa: C901  # one function a handler
     cqrs = CQRS(settings=Settings(database_url=url))
     cqrs.register(Audited)
     cqrs.register(Enrolled)
@@ -171,7 +171,7 @@ def build(url: str) -> CQRS:
         return answer
 
     @cqrs.handles(DoWithSession)
-    async def do_with_session(
+    async def do_with_session(  # noqa: PLR0917  # injected by type
         request: DoWithSession,
         accounts: Repository[Account],
         unit: UnitOfWork,
