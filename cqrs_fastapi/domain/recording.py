@@ -7,8 +7,8 @@ keeps silent about.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dis import Instruction, get_instructions
 from functools import cached_property, partial
 from inspect import getclosurevars, isfunction, unwrap
@@ -58,14 +58,14 @@ def nowhere_made(events: Events) -> Events:
 
 
 def _recorded(function: FunctionType, is_receiver: Callable[[CodeType, str], bool]) -> Iterator[type[AnyEvent]]:
-    names = _Names(function)
+    names = _namespace(function)
     for code in _codes_in(function.__code__):
         if "record" not in code.co_names:
             continue
         steps = [one for one in get_instructions(code) if one.opname not in ("PUSH_NULL", "CACHE")]
         for before, step, *after in zip(steps, steps[1:], steps[2:], steps[3:], strict=False):
             if step.argval == "record" and _loads(before) and is_receiver(code, _last(before)):
-                event = names.value_of(after)
+                event = _value_of(after, names)
                 if _is_event(event):
                     yield event
 
@@ -80,25 +80,21 @@ def _is_variable(code: CodeType, receiver: str) -> bool:
     return receiver in code.co_varnames[parameters:] or receiver in code.co_cellvars
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
+def _namespace(function: FunctionType) -> Mapping[str, Any]:
     """What names mean in a function."""
+    try:
+        return ChainMap(function.__globals__, dict(getclosurevars(function).nonlocals))
+    except ValueError:  # a name of an enclosing function that has no value yet
+        return function.__globals__
 
-    function: FunctionType
 
-    def value_of(self, steps: Iterable[Instruction]) -> Any:
-        """`Deposited`, or `events.Deposited`."""
-        first, second = steps
-        if first.opname not in ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_CLASSDEREF"):
-            return None
-        value = self.function.__globals__.get(first.argval, self._enclosing().get(first.argval))
-        return getattr(value, str(second.argval), None) if isinstance(value, ModuleType) else value
-
-    def _enclosing(self) -> dict[str, Any]:
-        try:
-            return dict(getclosurevars(self.function).nonlocals)
-        except ValueError:  # a name that has no value yet
-            return {}
+def _value_of(steps: Iterable[Instruction], names: Mapping[str, Any]) -> Any:
+    """Of `Deposited`, or of `events.Deposited`."""
+    first, second = steps
+    if first.opname not in ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_CLASSDEREF"):
+        return None
+    value = names.get(first.argval)
+    return getattr(value, str(second.argval), None) if isinstance(value, ModuleType) else value
 
 
 def _made_in(module: ModuleType, events: Events) -> Events:

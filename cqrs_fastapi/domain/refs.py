@@ -133,7 +133,7 @@ async def resolve_refs(where: object, resolver: RefResolver | None = None, /, *,
             raise NotFoundError(kind=cls.__name__, identifier=", ".join(missing))
 
 
-def _ref_to(cls: type[Any], given: object, by_id: Callable[[object], Ref[Any]]) -> Ref[Any]:
+def _ref_to(cls: type[Any], given: Any, by_id: Callable[[object], Ref[Any]]) -> Ref[Any]:
     """Of what a field is given: a reference, the thing, or an id."""
     if isinstance(given, cls):
         return Ref(cls, given.id, given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -43,7 +43,9 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         UnitOfWork: Builtin(unit_of),
         Repository: Builtin(lambda scope, aggregate: _repository(scope, aggregate, assembly)),
         EventStore: Builtin(lambda scope: EventStore(unit_of(scope), assembly.database.tables, assembly.registry)),
-        RefResolver: Builtin(lambda scope: OwnAggregates(scope, assembly), replaceable=True),
+        RefResolver: Builtin(
+            lambda scope: OwnAggregates(lambda aggregate: _repository(scope, aggregate, assembly)), replaceable=True
+        ),
         RequestMediator: Builtin(lambda scope: scope.mediator),
         EventMediator: Builtin(lambda scope: scope.event_mediator),
         Metadata: Builtin(lambda _: Metadata.current(), opens_unit=False),
@@ -54,8 +56,7 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
 class OwnAggregates:
     """Resolves references to aggregates of this service, by repositories of the unit of work."""
 
-    scope: Scope
-    assembly: Assembly
+    repository_of: Callable[[type[Aggregate]], Repository[Any]]
 
     async def resolve(self, cls: type[M], ids: Sequence[UUID], /) -> Mapping[UUID, M]:
         if not issubclass(cls, Aggregate):
@@ -64,7 +65,7 @@ class OwnAggregates:
                 f"{name} is no aggregate, so nobody here knows where references to it lead; add a provider to the "
                 f"container: refs: Provides[RefResolver] = providers.Factory(YourResolver)"
             )
-        repository = _repository(self.scope, cls, self.assembly)
+        repository = self.repository_of(cls)
         found: dict[UUID, M] = {}
         for wanted in ids:
             try:

@@ -61,10 +61,10 @@ def _superfluous(aggregates: Sequence[type[Aggregate]]) -> Iterator[str]:
             continue
         for event in folds:
             if event in unmade and event not in aggregate.__formerly__:
+                name, method = aggregate.__name__, folds[event].lstrip("_")
                 yield (
-                    f"{aggregate.__name__}.{folds[event].lstrip('_')} applies {event.__name__}, which nobody records; take the "
-                    f"fold out, or, if such events are stored, write: "
-                    f"class {aggregate.__name__}(..., formerly=({event.__name__},))"
+                    f"{name}.{method} applies {event.__name__}, which nobody records; take the fold out, or, if such "
+                    f"events are stored, write: class {name}(..., formerly=({event.__name__},))"
                 )
 
 
