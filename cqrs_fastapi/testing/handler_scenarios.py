@@ -26,7 +26,6 @@ from cqrs_fastapi.messages.metadata import Metadata, Origin, enter, holder, leav
 from cqrs_fastapi.testing.differences import require_raised, require_same, told
 from cqrs_fastapi.testing.stage import OutOfReachError, Stage
 
-T = TypeVar("T")
 X = TypeVar("X", bound=Exception)
 
 _LIMITS = UnitLimits(timeout=30.0, retries=0, at_once=100)
@@ -56,9 +55,9 @@ class Scenario:
         found.replay(known, len(known))  # a history that it cannot fold is a fault of the test
         return replace(self, streams={**self.streams, found.stream: known})
 
-    def with_(self, wanted: type[T], double: T) -> Scenario:
-        """Whoever asks for this type gets this. `Clock` and `IdFactory` are real unless they are given; of `Metadata`
-        the message takes everything but its id, time and cause.
+    def with_(self, wanted: object, double: object) -> Scenario:
+        """Whoever asks for this type, be it a class or a protocol, gets this. `Clock` and `IdFactory` are real unless
+        they are given; of `Metadata` the message takes everything but its id, time and cause.
         """
         return replace(self, doubles={**self.doubles, wanted: double})
 

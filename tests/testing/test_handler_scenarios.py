@@ -281,7 +281,7 @@ async def test_time_ids_and_metadata_are_what_the_test_says() -> None:
         seen.append((clock.now(), ids(), metadata.user, metadata.tenant, metadata.correlation_id))
 
     on_behalf = Metadata(message_id=ADA, correlation_id="a", time=Noon().now(), user="ada", tenant="north")
-    given = scenario(look).with_(Clock, Noon()).with_(IdFactory, Ids()).with_(Metadata, on_behalf)  # type: ignore[type-abstract]  # protocols
+    given = scenario(look).with_(Clock, Noon()).with_(IdFactory, Ids()).with_(Metadata, on_behalf)
     await given.when(Close(account=ADA))
     assert seen == [(Noon().now(), BOB, "ada", "north", "a")]
     with pytest.raises(LookupError):
