@@ -35,13 +35,13 @@ class Aggregate:
     """A consistency boundary. Its fields are class attributes with start values; folds marked `@applies` change them.
 
     `class Account(Aggregate, category="account")`: the category names the stream, `account-<id>`; it defaults to the
-    class's name and must stay the same for as long as there are events. `formerly=(Renamed,)` names events that nobody
-    records any more and that are folded still, since some are stored.
+    class's name and must stay the same for as long as there are events. `stored=(Renamed,)` names events
+    that are folded though nothing here records them, since some are stored: earlier ones, or summaries.
     """
 
     __category__: ClassVar[str]
     __folds__: ClassVar[dict[type[AnyEvent], str]]
-    __formerly__: ClassVar[tuple[type[AnyEvent], ...]] = ()
+    __stored__: ClassVar[tuple[type[AnyEvent], ...]] = ()
     __initials__: ClassVar[dict[str, Callable[[], object]]]
 
     id: UUID
@@ -49,10 +49,10 @@ class Aggregate:
     """The version of the stored stream this state is folded from; recorded events raise it when they are committed."""
 
     def __init_subclass__(
-        cls, *, category: str | None = None, formerly: Sequence[type[AnyEvent]] = (), **rest: Any
+        cls, *, category: str | None = None, stored: Sequence[type[AnyEvent]] = (), **rest: Any
     ) -> None:
         super().__init_subclass__(**rest)
-        cls.__formerly__ = (*cls.__formerly__, *formerly)
+        cls.__stored__ = (*cls.__stored__, *stored)
         cls.__category__ = category or cls.__name__
         _check_fields(cls)
         cls.__folds__ = folds_of(cls)

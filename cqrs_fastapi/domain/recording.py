@@ -6,12 +6,13 @@ keeps silent about.
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dis import Instruction, get_instructions
 from functools import cached_property, partial
-from inspect import getclosurevars, isfunction, unwrap
+from inspect import getclosurevars, getsource, isfunction, unwrap
 from itertools import chain
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -44,8 +45,9 @@ def recorded_through_variables(handler: object) -> Events:
 
 
 def nowhere_made(events: Events) -> Events:
-    """Those that no function of any loaded module mentions, apart from a decider's `evolve`. An event that is no name
-    of its module cannot be looked for, and is not among them.
+    """Those that no function of any loaded module mentions, apart from a decider's `evolve`, and that no module makes
+    outside of functions. What cannot be looked for is not among them: an event that is no name of its module, or whose
+    module has no source, since a session at a prompt is never complete.
     """
     left = {event for event in events if _is_global(event)}
     packages = {_package(event.__module__) for event in left}
@@ -54,6 +56,9 @@ def nowhere_made(events: Events) -> Events:
         if not left:
             break
         left -= _made_in(module, left)
+    left = {event for event in left if _source_of(sys.modules[event.__module__])}
+    for module in modules if left else ():
+        left -= _made_outside_of_functions(module, left)
     return left
 
 
@@ -104,6 +109,22 @@ def _made_in(module: ModuleType, events: Events) -> Events:
     held = {event for value in vars(module).values() for event in _held_in(value) if event in events}
     codes = (code for value in list(vars(module).values()) for code in _codes_of(value, module.__name__))
     return held | {names[name] for code in codes for name in code.co_names if name in names}
+
+
+def _made_outside_of_functions(module: ModuleType, events: Events) -> Events:
+    """What a module did while it was imported is not kept, so its source is read: rarely, as the last resort."""
+    names = _names_in(module, events)
+    tree = ast.parse(_source_of(module) if names else "")
+    called = [one.func for one in ast.walk(tree) if isinstance(one, ast.Call)]
+    found = {one.id if isinstance(one, ast.Name) else getattr(one, "attr", "") for one in called}
+    return {event for name, event in names.items() if name in found}
+
+
+def _source_of(module: ModuleType) -> str:
+    try:
+        return getsource(module)
+    except (OSError, TypeError):
+        return ""
 
 
 def _names_in(module: ModuleType, events: Events) -> dict[str, type[AnyEvent]]:

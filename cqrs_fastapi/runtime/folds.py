@@ -42,13 +42,11 @@ def _missing(aggregate: type[Aggregate]) -> Iterator[str]:
     for event, method in recorded.items():
         if event not in aggregate.__folds__:
             yield f"{name}.{method} records {event.__name__} and {name} has no fold for it; write: {_fold(event)}"
-        elif event in aggregate.__formerly__:
-            yield f"{name}.{method} records {event.__name__}, which is named in formerly=...; take it out there"
-    for event in aggregate.__formerly__:
+    for event in aggregate.__stored__:
         if event not in aggregate.__folds__:
             yield (
-                f"{name} has recorded {event.__name__} formerly and has no fold for it, so that what is stored cannot "
-                f"be loaded; write: {_fold(event)}"
+                f"{name} names {event.__name__} in stored=... and has no fold for it, so that such streams cannot be "
+                f"loaded; write: {_fold(event)}"
             )
 
 
@@ -60,11 +58,11 @@ def _superfluous(aggregates: Sequence[type[Aggregate]]) -> Iterator[str]:
         if unmade.issuperset(folds):
             continue
         for event in folds:
-            if event in unmade and event not in aggregate.__formerly__:
+            if event in unmade and event not in aggregate.__stored__:
                 name, method = aggregate.__name__, folds[event].lstrip("_")
                 yield (
                     f"{name}.{method} applies {event.__name__}, which nobody records; take the fold out, or, if such "
-                    f"events are stored, write: class {name}(..., formerly=({event.__name__},))"
+                    f"events are stored, write: class {name}(..., stored=({event.__name__},))"
                 )
 
 

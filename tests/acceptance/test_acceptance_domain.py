@@ -479,7 +479,7 @@ class Neglected(Order):
         self.record(Missing())
 
 
-class Faithful(Order, formerly=(Dropped,)):
+class Faithful(Order, stored=(Dropped,)):
     @applies
     def on_dropped(self, event: Dropped) -> None: ...
 

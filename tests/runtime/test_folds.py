@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -162,12 +163,12 @@ async def test_a_fold_of_an_event_that_nobody_records_is_told_with_what_to_write
     assert await problems(sqlite_url, Attic) == (
         (
             "Attic.on_forgotten applies Forgotten, which nobody records; take the fold out, or, if such events are "
-            "stored, write: class Attic(..., formerly=(Forgotten,))"
+            "stored, write: class Attic(..., stored=(Forgotten,))"
         ),
     )
 
 
-class OldAttic(Door, formerly=(Forgotten,)):
+class OldAttic(Door, stored=(Forgotten,)):
     @applies
     def on_forgotten(self, event: Forgotten) -> None: ...
 
@@ -176,27 +177,44 @@ class Loft(OldAttic):
     pass
 
 
-async def test_an_event_that_was_recorded_formerly_is_folded_still(sqlite_url: str) -> None:
+async def test_an_event_that_is_only_stored_is_folded(sqlite_url: str) -> None:
     assert await problems(sqlite_url, OldAttic, Loft) == ()
 
 
-class Empty(Door, formerly=(Forgotten,)):
+class Empty(Door, stored=(Forgotten,)):
     pass
 
 
-async def test_an_event_that_was_recorded_formerly_must_have_its_fold(sqlite_url: str) -> None:
+async def test_an_event_that_is_only_stored_must_have_its_fold(sqlite_url: str) -> None:
     (told,) = await problems(sqlite_url, Empty)
-    assert told.startswith("Empty has recorded Forgotten formerly and has no fold for it, so that what is stored")
+    assert told.startswith("Empty names Forgotten in stored=... and has no fold for it, so that such streams cannot")
 
 
-class Undecided(Door, formerly=(Opened,)):
+class Summed(Event):
     pass
 
 
-async def test_what_is_recorded_still_is_not_formerly(sqlite_url: str) -> None:
-    assert await problems(sqlite_url, Undecided) == (
-        "Undecided.open records Opened, which is named in formerly=...; take it out there",
-    )
+SUMMARY = Summed()  # what a script does, outside of functions
+
+
+class Cellar(Door):
+    @applies
+    def on_summed(self, event: Summed) -> None: ...
+
+
+async def test_an_event_that_is_made_outside_of_functions_is_recorded(sqlite_url: str) -> None:
+    assert await problems(sqlite_url, Cellar) == ()
+
+
+async def test_an_event_of_a_prompt_is_not_judged_since_more_may_be_typed(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = ModuleType("prompt")
+    monkeypatch.setitem(sys.modules, "prompt", prompt)
+    typed = "class Typed(Event): pass\nclass Shed(Door):\n    @applies\n    def on_typed(self, event: Typed): ..."
+    vars(prompt).update(Event=Event, Door=Door, applies=applies)
+    exec(typed, vars(prompt))  # noqa: S102  # a prompt, which has no file
+    assert await problems(sqlite_url, vars(prompt)["Shed"]) == ()
 
 
 class Hall(Door):
