@@ -10,6 +10,7 @@ from cqrs_fastapi.domain.aggregate import Aggregate, state
 from cqrs_fastapi.domain.applies import applies
 from cqrs_fastapi.domain.decider import Decider
 from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
+from cqrs_fastapi.domain.refs import Ref, RefResolver, resolve_refs
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
 from cqrs_fastapi.errors import (
@@ -81,6 +82,8 @@ __all__ = [
     "Projection",
     "Provides",
     "Query",
+    "Ref",
+    "RefResolver",
     "Repository",
     "Request",
     "RequestHandler",
@@ -103,5 +106,6 @@ __all__ = [
     "mediator",
     "on",
     "query",
+    "resolve_refs",
     "state",
 ]

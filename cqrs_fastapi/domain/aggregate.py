@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
@@ -35,19 +35,24 @@ class Aggregate:
     """A consistency boundary. Its fields are class attributes with start values; folds marked `@applies` change them.
 
     `class Account(Aggregate, category="account")`: the category names the stream, `account-<id>`; it defaults to the
-    class's name and must stay the same for as long as there are events.
+    class's name and must stay the same for as long as there are events. `stored=(Renamed,)` names events
+    that are folded though nothing here records them, since some are stored: earlier ones, or summaries.
     """
 
     __category__: ClassVar[str]
     __folds__: ClassVar[dict[type[AnyEvent], str]]
+    __stored__: ClassVar[tuple[type[AnyEvent], ...]] = ()
     __initials__: ClassVar[dict[str, Callable[[], object]]]
 
     id: UUID
     version: int
     """The version of the stored stream this state is folded from; recorded events raise it when they are committed."""
 
-    def __init_subclass__(cls, *, category: str | None = None, **rest: Any) -> None:
+    def __init_subclass__(
+        cls, *, category: str | None = None, stored: Sequence[type[AnyEvent]] = (), **rest: Any
+    ) -> None:
         super().__init_subclass__(**rest)
+        cls.__stored__ = (*cls.__stored__, *stored)
         cls.__category__ = category or cls.__name__
         _check_fields(cls)
         cls.__folds__ = folds_of(cls)

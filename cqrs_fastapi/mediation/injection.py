@@ -43,6 +43,8 @@ class Builtin:
     make: Callable[..., Any]
     opens_unit: bool = True
     """Whether asking for it means that the handler needs a unit of work."""
+    replaceable: bool = False
+    """Whether a provider of the container takes its place."""
 
 
 @dataclass(slots=True)
@@ -148,11 +150,14 @@ class Plan:
             return self._injector.name(self._injector.overrides[wanted], "override")
         if wanted in self._special:
             return self._special[wanted]
-        if (builtin := self._injector.builtin_for(wanted)) is not None:
+        builtin = self._injector.builtin_for(wanted)
+        if builtin is not None and not builtin[0].replaceable:
             return self._builtin(*builtin)
         provided = self._injector.provider_for(wanted, place)
         if provided is not None:
             return self.provider(provided.provider, place)
+        if builtin is not None:
+            return self._builtin(*builtin)
         if parameter is not None and parameter.has_default:
             return self._injector.name(parameter.default, "default")
         return self._injector.problem(f"{place} asks for {show(wanted)}{_advice(wanted)}")

@@ -135,8 +135,7 @@ class Kernel:
                     await guard(scope)
                 result = await body(scope, message)
                 await scope.unit_of_work.prepare(scope)
-            if scope.spoiled is not None:
-                raise scope.spoiled  # noqa: TRY301  # it is abandoned like any other error
+            scope.require_unspoiled()
             # From here on nothing of ours cancels: the outcome must be known.
             await contention.commit(scope.unit_of_work)
         except BaseException as error:

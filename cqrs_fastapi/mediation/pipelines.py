@@ -72,6 +72,8 @@ class Pipelines:
     durable: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
     records: Records = field(default_factory=_NoRecords)
     take_in: Callable[[AnyEvent, UUID, Metadata | None], Awaitable[None]] = field(default=lambda *_: _no_inbox())
+    resolver: Body = field(default=lambda *_: _no_resolver())
+    """Gives what resolves references, in a scope."""
     kernel: Kernel = field(init=False)
 
     def replace(self, other: Pipelines) -> None:
@@ -80,6 +82,7 @@ class Pipelines:
             table = getattr(self, name)
             table.clear()
             table.update(getattr(other, name))
+        self.resolver = other.resolver
 
     async def send_nested(self, scope: Scope, request: object) -> object:
         """Handle a request in the unit of work of another message."""
@@ -92,9 +95,12 @@ class Pipelines:
         body = handling.bodies[0]
         if handling.breaker is not None:
             body = _watched(body, handling) if handling.breaker.lets_through() else handling.bodies[1]
+        scope.unit_of_work.draft()
         token = enter(Frame(self.kernel, holder()))
         try:
-            return await handling.wrapped(_in_scope(body, scope))(request)
+            answer = await handling.wrapped(_in_scope(body, scope))(request)
+            scope.unit_of_work.draft()
+            return answer
         except BaseException as error:
             scope.spoil(error)
             raise
@@ -107,6 +113,7 @@ class Pipelines:
             token = enter(Received(metadata))
             try:
                 await handling.wrapped(_in_scope(handling.bodies[0], scope))(event)
+                scope.unit_of_work.draft()
             finally:
                 leave(token)
 
@@ -213,6 +220,10 @@ def _layer(behavior: Behavior, inner: Next) -> Next:
         return behavior(message, inner)
 
     return call
+
+
+async def _no_resolver() -> None:
+    raise RuntimeError("the pipelines were not given a resolver")
 
 
 async def _no_inbox() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_CURRENT: ContextVar[Scope | None] = ContextVar("cqrs_scope", default=None)
+
 
 class UnitOfWorkPort(Protocol):
     """What a scope needs of a unit of work. It begins lazily: without work, nothing of this touches a database."""
+
+    spoiled: BaseException | None
+    """The error of a nested message, after which nothing of this may be committed."""
 
     def publish(self, event: AnyEvent, /) -> None:
         """Add an event that belongs to no aggregate."""
@@ -37,6 +43,10 @@ class UnitOfWorkPort(Protocol):
 
     def remember(self, attempt: Attempt, response: str, /) -> None:
         """Write, in the transaction of the commit, that this attempt was answered with `response`."""
+        ...
+
+    def draft(self) -> None:
+        """What was recorded until now came of the message being handled now."""
         ...
 
     async def prepare(self, scope: Scope, /) -> None:
@@ -62,16 +72,15 @@ class Scope:
         "_mediator",
         "_opened",
         "_opening",
+        "_token",
         "kernel",
         "read_only",
-        "spoiled",
         "unit_of_work",
     )
 
     def __init__(self, kernel: Kernel, begin: Callable[[Scope], UnitOfWorkPort], *, read_only: bool) -> None:
         self.kernel = kernel
         self.read_only = read_only
-        self.spoiled: BaseException | None = None
         self.unit_of_work = begin(self)
         self._closed = False
         self._exits: AsyncExitStack | None = None
@@ -79,6 +88,7 @@ class Scope:
         self._opening: dict[object, asyncio.Lock] = {}
         self._mediator: RequestMediator | None = None
         self._event_mediator: EventMediator | None = None
+        self._token: Token[Scope | None] = _CURRENT.set(self)
 
     @property
     def mediator(self) -> RequestMediator:
@@ -133,18 +143,26 @@ class Scope:
             raise ReadOnlyError(f"a query {what}; queries change nothing: make it a command")
 
     def spoil(self, error: BaseException) -> None:
-        """A nested message failed: whatever the outer handler makes of it, nothing of this scope is committed."""
-        if self.spoiled is None:
-            self.spoiled = error
+        """A nested message failed: whatever the outer handler makes of it, nothing of this scope is committed, unless
+        a savepoint that was set before undoes what the message has done.
+        """
+        if self.unit_of_work.spoiled is None:
+            self.unit_of_work.spoiled = error
 
     def require_unspoiled(self) -> None:
         """Raise the error of the nested message that failed, if one did."""
-        if self.spoiled is not None:
-            raise self.spoiled
+        if self.unit_of_work.spoiled is not None:
+            raise self.unit_of_work.spoiled
 
     async def close(self, error: BaseException | None) -> None:
         """Close what generators opened, telling them how it ended."""
         self._closed = True
+        _CURRENT.reset(self._token)
         self._mediator = self._event_mediator = None
         if self._exits is not None:
             await self._exits.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+
+def current_scope() -> Scope | None:
+    """The scope in which this code runs, nested messages included; a task left behind may find one that has ended."""
+    return _CURRENT.get()

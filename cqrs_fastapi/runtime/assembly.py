@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.refs import give_resolver
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.errors import ConfigurationError, RegistrationError
 from cqrs_fastapi.mediation.behaviors import Behavior
@@ -22,6 +23,7 @@ from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.forms import kind_of
 from cqrs_fastapi.messages.registry import EventRegistry, clash
 from cqrs_fastapi.projections.projection import ProjectionMap
+from cqrs_fastapi.runtime.folds import fold_problems
 from cqrs_fastapi.scheduling.job import Job
 from cqrs_fastapi.scheduling.tick import Tick
 
@@ -65,8 +67,12 @@ def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
     compiler.compile_requests(blueprint.request_bindings(), registered_requests)
     compiler.compile_events(blueprint.event_bindings())
     jobs = {job.name: compiler.compile_job(job.handler, Tick, job.behaviors) for job in blueprint.jobs}
+    resolver = compiler.compile_job(give_resolver, object, ())  # it is a function with injected parameters like any
+    if resolver is not None:
+        (compiler.pipelines.resolver,) = resolver.bodies
     event_types = _event_types(blueprint, injector, problems)
     problems.extend(_clashes(event_types))
+    problems.extend(fold_problems(_aggregates(blueprint, injector), _handlers(blueprint)))
     if problems:
         raise RegistrationError(problems)
     durable = frozenset(compiler.pipelines.durable)
@@ -108,6 +114,23 @@ def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) 
         elif kind_of(cls) is None:
             found[cast("type[AnyEvent]", cls)] = None
     return [event_type for event_type in found if _is_event(event_type, problems)]
+
+
+def _aggregates(blueprint: Blueprint, injector: Injector) -> list[type[Aggregate]]:
+    """Those that somebody loads, or that are registered by hand; each once."""
+    loaded = [arguments[0] for origin, *arguments in injector.requested if origin is Repository]
+    known = dict.fromkeys((*loaded, *blueprint.registered))
+    return [one for one in known if isinstance(one, type) and issubclass(one, Aggregate)]
+
+
+def _handlers(blueprint: Blueprint) -> Iterator[object]:
+    """All that handle something, once for each binding."""
+    for binding in blueprint.request_bindings():
+        yield from binding.handlers
+    for event_binding in blueprint.event_bindings():
+        yield event_binding.handler
+    for job in blueprint.jobs:
+        yield job.handler
 
 
 def _folded_by(aggregate: Any, problems: list[str]) -> Iterable[type[AnyEvent]]:

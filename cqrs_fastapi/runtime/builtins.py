@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.refs import Identified, RefResolver, UnresolvedRefError
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.errors import NotFoundError
 from cqrs_fastapi.eventstore.store import EventStore
 from cqrs_fastapi.mediation.event_mediator import EventMediator
 from cqrs_fastapi.mediation.injection import Builtin
@@ -18,6 +22,8 @@ from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
+
+M = TypeVar("M", bound=Identified)
 
 
 class Assembly(Protocol):
@@ -37,10 +43,36 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         UnitOfWork: Builtin(unit_of),
         Repository: Builtin(lambda scope, aggregate: _repository(scope, aggregate, assembly)),
         EventStore: Builtin(lambda scope: EventStore(unit_of(scope), assembly.database.tables, assembly.registry)),
+        RefResolver: Builtin(
+            lambda scope: OwnAggregates(lambda aggregate: _repository(scope, aggregate, assembly)), replaceable=True
+        ),
         RequestMediator: Builtin(lambda scope: scope.mediator),
         EventMediator: Builtin(lambda scope: scope.event_mediator),
         Metadata: Builtin(lambda _: Metadata.current(), opens_unit=False),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAggregates:
+    """Resolves references to aggregates of this service, by repositories of the unit of work."""
+
+    repository_of: Callable[[type[Aggregate]], Repository[Any]]
+
+    async def resolve(self, cls: type[M], ids: Sequence[UUID], /) -> Mapping[UUID, M]:
+        if not issubclass(cls, Aggregate):
+            name = cls.__name__
+            raise UnresolvedRefError(
+                f"{name} is no aggregate, so nobody here knows where references to it lead; add a provider to the "
+                f"container: refs: Provides[RefResolver] = providers.Factory(YourResolver)"
+            )
+        repository = self.repository_of(cls)
+        found: dict[UUID, M] = {}
+        for wanted in ids:
+            try:
+                found[wanted] = await repository.get(wanted)
+            except NotFoundError:
+                continue  # what is missing is told of all of them together
+        return found
 
 
 def unit_of(scope: Scope) -> UnitOfWork:

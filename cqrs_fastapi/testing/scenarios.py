@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from difflib import ndiff
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -11,6 +10,7 @@ from uuid import UUID
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.decider import Decider
 from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.testing.differences import require_raised, require_same, told
 
 A = TypeVar("A", bound=Aggregate)
 X = TypeVar("X", bound=Exception)
@@ -74,29 +74,12 @@ class Outcome(Generic[A]):
         look at its state.
         """
         if self._error is not None:
-            raise AssertionError(f"it raised {self._error!r}, where {_told(expected)} was expected") from self._error
-        if self.aggregate.recorded != expected:
-            raise AssertionError(_difference(expected, self.aggregate.recorded))
+            raise AssertionError(f"it raised {self._error!r}, where {told(expected)} was expected") from self._error
+        require_same(expected, self.aggregate.recorded)
         return self.aggregate
 
     def then_raises(self, error: type[X]) -> X:
         """It was refused by this error, and nothing was recorded. Gives the error, to look at it."""
-        if self._error is None:
-            raise AssertionError(f"{error.__name__} was expected, and it recorded {_told(self.aggregate.recorded)}")
-        if not isinstance(self._error, error):
-            raise AssertionError(  # noqa: TRY004  # it is what a test fails with
-                f"{error.__name__} was expected, and it raised {self._error!r}"
-            ) from self._error
-        if self.aggregate.recorded:
-            raise AssertionError(f"it raised {error.__name__} after it had recorded {_told(self.aggregate.recorded)}")
+        require_raised(self._error, error, self.aggregate.recorded)
+        assert isinstance(self._error, error)  # noqa: S101  # for the checker: it was just required
         return self._error
-
-
-def _told(events: Sequence[AnyEvent]) -> str:
-    return ", ".join(map(repr, events)) or "no event"
-
-
-def _difference(expected: Sequence[AnyEvent], actual: Sequence[AnyEvent]) -> str:
-    """Line by line: `-` was expected and did not happen, `+` happened and was not expected."""
-    lines = ndiff([repr(event) for event in expected], [repr(event) for event in actual])
-    return "\n".join(["other events were recorded than expected (- expected, + recorded):", *map(str.rstrip, lines)])

@@ -26,6 +26,7 @@ from cqrs_fastapi.outbox.routing import Routing
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.driver_errors import commit
 from cqrs_fastapi.unit_of_work.drafts import Draft, Limits, Prepared, prepare_rows
+from cqrs_fastapi.unit_of_work.savepoint import Savepoint, Undone
 
 if TYPE_CHECKING:
     from cqrs_fastapi.mediation.kernel import Kernel
@@ -63,10 +64,14 @@ class UnitOfWork:
         "_published",
         "_read_only",
         "_record",
+        "_savepoints",
         "_seen",
         "_services",
         "_session",
         "_session_is_ours",
+        "_undone",
+        "_unreacted",
+        "spoiled",
     )
 
     def __init__(self, services: Services, scope: Scope, session: AsyncSession | None = None) -> None:
@@ -81,9 +86,13 @@ class UnitOfWork:
         self._published: list[AnyEvent] = []
         self._appends: list[tuple[str, Sequence[AnyEvent], ExpectedVersion]] = []
         self._drafts: list[Draft] = []
+        self._unreacted: list[Draft] = []
         self._joined: list[Work] = []
         self._record: IdempotencyRecord | None = None
         self._condition: Condition | None = None
+        self._savepoints: list[Savepoint] | None = None
+        self._undone: list[Undone] | None = None
+        self.spoiled: BaseException | None = None
 
     @property
     def tenant(self) -> str:
@@ -127,6 +136,14 @@ class UnitOfWork:
         """Write with the commit what the attempt is answered with; the commit raises RepeatedError if another was."""
         self._record = record_of(attempt, response)
 
+    def savepoint(self) -> Savepoint:
+        """`async with unit_of_work.savepoint():` an error that leaves the block undoes all that happened inside, and
+        nothing else; caught around the block, it lets the unit go on. See `Savepoint`.
+        """
+        if self._read_only:
+            raise ReadOnlyError("a query asked for a savepoint; it changes nothing that could be undone: leave it out")
+        return Savepoint(self)
+
     async def read(self, work: Callable[[Connection], T], /) -> T:
         """Run a reading `work`: in the session's transaction if there is one, else on its own."""
         if self._session is not None:
@@ -139,10 +156,15 @@ class UnitOfWork:
             return await self._services.database.run(self._session, work)
         return await self._services.database.read_few(work)
 
+    def draft(self) -> None:
+        """Give what was recorded since the last look the metadata of the message being handled."""
+        self._unreacted += self._new_drafts()
+
     async def prepare(self, scope: Scope) -> None:
         """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
         pipelines = self._kernel.pipelines
-        while new := self._new_drafts():
+        while new := [*self._unreacted, *self._new_drafts()]:
+            self._unreacted.clear()
             self._drafts.extend(new)
             for draft in new:
                 await pipelines.react(scope, draft.event, draft.metadata)
@@ -203,6 +225,8 @@ class UnitOfWork:
 
     def _new_drafts(self) -> list[Draft]:
         """What was recorded, appended and published since the last look, in that order."""
+        for one in self._undone or ():
+            one.refuse_changes()
         drafts: list[Draft] = []
         for stream, aggregate in self._aggregates.items():
             recorded = aggregate.recorded

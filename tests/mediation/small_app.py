@@ -56,6 +56,7 @@ class Unit:
 
     def __init__(self, world: World, scope: Scope) -> None:
         self.world, self.scope = world, scope
+        self.spoiled: BaseException | None = None
         self.session = Session()
         self.notes: list[Any] = []
         self.published: list[AnyEvent] = []
@@ -75,6 +76,9 @@ class Unit:
 
     def remember(self, attempt: Attempt, response: str, /) -> None:
         raise NotImplementedError
+
+    def draft(self) -> None:
+        pass
 
     async def prepare(self, scope: Scope, /) -> None:
         while self.published:
