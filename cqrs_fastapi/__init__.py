@@ -36,6 +36,7 @@ from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, Notificatio
 from cqrs_fastapi.messages.forms import command, event, query
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
+from cqrs_fastapi.messages.upcasters import Upcast, upcasts
 from cqrs_fastapi.projections.projection import Projection, on
 from cqrs_fastapi.runtime.container import CqrsContainer
 from cqrs_fastapi.scheduling.tick import Tick
@@ -93,6 +94,7 @@ __all__ = [
     "UnavailableError",
     "UnitOfWork",
     "UnknownOutcomeError",
+    "Upcast",
     "ValueObject",
     "ValueObjectSet",
     "applies",
@@ -104,4 +106,5 @@ __all__ = [
     "on",
     "query",
     "state",
+    "upcasts",
 ]
