@@ -181,9 +181,14 @@ class Subscriber:
         for arrival in batch.events:
             if stop.is_set():
                 return False
-            if arrival.stored.message_id not in known and not await self._settle(arrival, batch.highest, stop):
+            if not self._is_settled(arrival, known) and not await self._settle(arrival, batch.highest, stop):
                 return False
         return True
+
+    def _is_settled(self, arrival: Arrival, known: set[UUID]) -> bool:
+        """Of an event that becomes several the id is settled with the first of them: each finds out by its claim."""
+        stored = arrival.stored
+        return stored.message_id in known and self.registry.reads_as_it_is(stored.type, stored.schema_version)
 
     async def _known(self, events: Sequence[Arrival]) -> set[UUID]:
         database, ids = self.handlings.database, [arrival.stored.message_id for arrival in events]

@@ -94,6 +94,10 @@ class EventRegistry:
         """Whether what is stored so can be read."""
         return self._chains.is_readable(name, version)
 
+    def reads_as_it_is(self, name: str, version: int) -> bool:
+        """Whether a class reads it without an upcaster, so that it is one event."""
+        return (name, version) in self._decoders
+
     def sources_of(self, name: str) -> frozenset[str]:
         """The stored names under which there may be events of this name: its own, its aliases, those of upcasters."""
         return self._sources.get(name, frozenset((name,)))
