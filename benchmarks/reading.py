@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from benchmarks.append import NOTE, Booked, database_for_bench
 from benchmarks.timing import Figure
 from cqrs_fastapi import CQRS, EventStore, Query, Settings
+from cqrs_fastapi.eventstore.decoding import decoded
 from cqrs_fastapi.eventstore.horizon import Horizon
-from cqrs_fastapi.eventstore.store import decoded
 from cqrs_fastapi.eventstore.subscription import Selection, SharedHorizon, Subscription
 from cqrs_fastapi.migrations import upgrade
 
@@ -84,7 +84,7 @@ async def _catch_up(url: str) -> tuple[float, float]:
         while seen < BEHIND:
             batch = await subscription.next()
             for arrival in batch.events:
-                _do_nothing(decoded(arrival.stored, registry))
+                _do_nothing(*decoded(arrival.stored, registry))
             seen += len(batch.events)
             if not resident and seen >= BEHIND / 10:
                 resident = _resident()

@@ -37,6 +37,7 @@ from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, Notificatio
 from cqrs_fastapi.messages.forms import command, event, query
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
+from cqrs_fastapi.messages.upcasters import Upcast, upcasts
 from cqrs_fastapi.projections.projection import Projection, on
 from cqrs_fastapi.runtime.container import CqrsContainer
 from cqrs_fastapi.scheduling.tick import Tick
@@ -96,6 +97,7 @@ __all__ = [
     "UnavailableError",
     "UnitOfWork",
     "UnknownOutcomeError",
+    "Upcast",
     "ValueObject",
     "ValueObjectSet",
     "applies",
@@ -108,4 +110,5 @@ __all__ = [
     "query",
     "resolve_refs",
     "state",
+    "upcasts",
 ]

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.errors import ConcurrencyError, NotFoundError, StreamTruncatedError
+from cqrs_fastapi.eventstore.decoding import events_in
 from cqrs_fastapi.eventstore.expected_version import describe
 from cqrs_fastapi.eventstore.read import StreamRange, read_page
 from cqrs_fastapi.eventstore.records import StoredEvent
@@ -112,8 +113,7 @@ class Repository(Generic[A]):
 
     def _fold(self, aggregate: A, stored: Sequence[StoredEvent]) -> None:
         if stored:
-            decode = self._registry.decode
-            events = (decode(row.type, row.schema_version, row.data.encode()) for row in stored)
+            events = (event for row in stored for event in events_in(row, self._registry))
             aggregate.replay(events, stored[-1].version)
 
     def _same_type(self, known: Aggregate) -> A:

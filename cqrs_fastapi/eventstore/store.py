@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
@@ -10,10 +11,11 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection
 
 from cqrs_fastapi.eventstore.decisions import Decision, read_matching
+from cqrs_fastapi.eventstore.decoding import decoded
 from cqrs_fastapi.eventstore.expected_version import ANY, LAST, ExpectedVersion, checked
 from cqrs_fastapi.eventstore.read import PAGE, StreamRange, read_page
 from cqrs_fastapi.eventstore.read_all import AllRange, read_first, read_next
-from cqrs_fastapi.eventstore.records import Condition, Matching, RecordedEvent, StoredEvent, checked_stream
+from cqrs_fastapi.eventstore.records import Condition, Matching, RecordedEvent, checked_stream
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
@@ -43,6 +45,8 @@ class EventStore:
 
     What it reads is committed: what the unit of work itself has appended is not among it. Reading holds at most 500
     events in memory, and no connection between them: an iteration may be left early, and may take as long as it will.
+    A stored event that upcasters make several of is read as several with one position and version; they count as one
+    where a number is limited, so that none is left behind.
     """
 
     __slots__ = ("_access", "_registry", "_tables")
@@ -73,9 +77,13 @@ class EventStore:
         """
         if not wanted:
             raise TypeError("decide on something: await store.decide(matching(Enrolled, course=course_id))")
-        tenant = self._access.tenant
-        stored, condition = await self._access.read(lambda c: read_matching(c, self._tables, tenant, wanted))
-        return Decision([decoded(one, self._registry) for one in stored], condition)
+        tenant, every = self._access.tenant, [self._with_sources(one) for one in wanted]
+        stored, condition = await self._access.read(lambda c: read_matching(c, self._tables, tenant, every))
+        found = [recorded for one in stored for recorded in decoded(one, self._registry)]
+        if all(one.types for one in wanted):
+            names = {name for one in wanted for name in one.types}
+            found = [one for one in found if self._registry.of(one.event).definition.name in names]
+        return Decision(found, condition)
 
     def read(
         self,
@@ -129,8 +137,10 @@ class EventStore:
         """
         if isinstance(categories, str):
             raise TypeError(f"categories are several; write: categories=({categories!r},)")
-        names = tuple(dict.fromkeys(self._registry.of_type(one).definition.name for one in types))
-        wanted = AllRange(self._access.tenant, _number("after", after), names, tuple(categories), archived)
+        names = [self._registry.of_type(one).definition.name for one in types]
+        wanted = AllRange(
+            self._access.tenant, _number("after", after), self._sources(names), tuple(categories), archived
+        )
         return self._all(wanted, frozenset(types), LAST if limit is None else _number("limit", limit))
 
     async def _stream(self, first: StreamRange, limit: int) -> AsyncIterator[RecordedEvent]:
@@ -139,7 +149,9 @@ class EventStore:
             size = min(PAGE, limit)
             stored = await self._access.read(partial(read_page, tables=self._tables, wanted=wanted, at_most=size))
             for one in stored:
-                yield decoded(one, self._registry)
+                events = decoded(one, self._registry)
+                for recorded in reversed(events) if first.backwards else events:
+                    yield recorded
             limit -= len(stored)
             wanted = wanted.rest(stored[-1]) if len(stored) == size else None
 
@@ -149,13 +161,13 @@ class EventStore:
         horizon, stored = await self._access.read(page)
         while True:
             for one in stored:
-                recorded = decoded(one, self._registry)
-                # A name may stand for several classes, one for each of its versions.
-                if not types or type(recorded.event) in types:
+                # A name may stand for several classes, one for each of its versions, and for what upcasters make of it.
+                found = [each for each in decoded(one, self._registry) if not types or type(each.event) in types]
+                for recorded in found:
                     yield recorded
-                    limit -= 1
-                    if limit == 0:
-                        return
+                limit -= bool(found)
+                if limit == 0:
+                    return
             if limit == 0 or len(stored) < size:
                 return
             rest = partial(
@@ -163,11 +175,12 @@ class EventStore:
             )
             stored = await self._access.read(rest)
 
+    def _sources(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The stored names of events of these names, in an order that does not change, for prepared statements."""
+        return tuple(sorted({source for name in names for source in self._registry.sources_of(name)}))
 
-def decoded(stored: StoredEvent, registry: EventRegistry) -> RecordedEvent:
-    """The event in a row; UnknownMessageError or MalformedMessageError."""
-    event = registry.decode(stored.type, stored.schema_version, stored.data.encode())
-    return RecordedEvent(stored.position, stored.stream, stored.version, stored.message_id, stored.recorded_at, event)
+    def _with_sources(self, wanted: Matching) -> Matching:
+        return replace(wanted, types=self._sources(wanted.types))
 
 
 def _number(name: str, value: int) -> int:

@@ -17,10 +17,11 @@ from sqlalchemy import Connection
 
 from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Subscription
 from cqrs_fastapi.dead_letters.parking import Reason
-from cqrs_fastapi.errors import MessageError, UnavailableError
+from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownMessageError
 from cqrs_fastapi.inbox.claims import in_store, settled
-from cqrs_fastapi.inbox.envelope import message_id_of, open_envelope
+from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, open_message
 from cqrs_fastapi.inbox.handling import Handlings, Settlement, wait_for
+from cqrs_fastapi.messages.events import definition_of
 from cqrs_fastapi.messages.registry import EventRegistry
 
 log = structlog.get_logger("cqrs_fastapi")
@@ -138,17 +139,35 @@ class Consumer:
         if message_id_of(message) in known.in_store:
             return True
         try:
-            envelope = open_envelope(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
+            envelopes = open_message(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
         except MessageError as error:
+            if isinstance(error, UnknownMessageError) and self._skips(error.name, message.topic):
+                log.warning("unknown_event_skipped", worker=self.name, topic=message.topic, error=str(error))
+                return True
             parked = await self.handlings.park(self.group, message, Reason.of(error), self._stop)
             return parked is not Settlement.STOPPED
-        pipelines = self.handlings.kernel.pipelines
-        for handling in pipelines.durable.get(type(envelope.event), ()):
+        for envelope in envelopes:
+            if not await self._handle(envelope, message, known):
+                return False
+        return True
+
+    async def _handle(self, envelope: Envelope, message: IncomingMessage, known: _Known) -> bool:
+        for handling in self.handlings.kernel.pipelines.durable.get(type(envelope.event), ()):
             if (handling.consumer, envelope.metadata.message_id) in known.settled:
                 continue
             if await self.handlings.settle(handling, envelope, message, self._stop) is Settlement.STOPPED:
                 return False
         return True
+
+    def _skips(self, name: str, topic: str) -> bool:
+        """Whether no handler holds what is stored under a name: of those that are bound to events of this name, or
+        else, since anyone may have come to want it, of those that are bound to events of the topic.
+        """
+        durable = self.handlings.kernel.pipelines.durable
+        bound = [(definition_of(event_type), one) for event_type, all_of in durable.items() for one in all_of]
+        concerned = [one for definition, one in bound if name in self.registry.sources_of(definition.name)]
+        concerned = concerned or [one for definition, one in bound if definition.topic == topic]
+        return bool(concerned) and all(one.unknown == "skip" for one in concerned)
 
     async def _sleep(self, seconds: float) -> None:
         await wait_for(self._stop, seconds)

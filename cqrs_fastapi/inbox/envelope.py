@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.errors import MalformedMessageError, MessageTooLargeError
@@ -19,10 +19,20 @@ _LONGEST_VALUE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message that was understood."""
+    """An event of a message that was understood. The metadata have an id of its own, see `envelopes_of`."""
 
     event: Any
     metadata: Metadata
+
+
+def envelopes_of(events: Sequence[Any], metadata: Metadata) -> list[Envelope]:
+    """One for each event that a message was read as. The first has the message's id; each other has one that follows
+    from it and from its place, so that a handler's inbox tells them apart, today and after a restart.
+    """
+    return [
+        Envelope(event, replace(metadata, message_id=uuid5(metadata.message_id, str(ordinal))) if ordinal else metadata)
+        for ordinal, event in enumerate(events)
+    ]
 
 
 def text_headers(message: IncomingMessage) -> dict[str, str]:
@@ -38,14 +48,14 @@ def message_id_of(message: IncomingMessage) -> UUID | None:
         return None
 
 
-def open_envelope(message: IncomingMessage, registry: EventRegistry, *, max_bytes: int) -> Envelope:
-    """The event. Raises a MessageError that says what is missing, unknown, malformed or too large."""
+def open_message(message: IncomingMessage, registry: EventRegistry, *, max_bytes: int) -> list[Envelope]:
+    """Its events, mostly one. Raises a MessageError that says what is missing, unknown, malformed or too large."""
     if len(message.payload) > max_bytes:
         raise MessageTooLargeError(what="the payload", size=len(message.payload), limit=max_bytes)
     headers = {name: _text(name, value) for name, value in message.headers.items()}
     metadata = _metadata(headers, message.sent_at)
-    event = registry.decode(_required(headers, "type"), _version(headers), message.payload)
-    return Envelope(event, metadata)
+    events = registry.read(_required(headers, "type"), _version(headers), message.payload)
+    return envelopes_of(events, metadata)
 
 
 def _metadata(headers: Mapping[str, str], sent_at: datetime) -> Metadata:

@@ -132,7 +132,7 @@ class Handlings:
                 return Settlement.BEFORE
             except (UnavailableError, UnknownOutcomeError):
                 failures += 1
-                await wait_for(stop, self._seconds(failures))
+                await wait_for(stop, self.pause_after(failures))
             else:
                 return Settlement.NOW
             if stop.is_set():
@@ -186,8 +186,9 @@ class Handlings:
 
     async def _pause(self, attempts: int, handling: Handling, error: BaseException, stop: asyncio.Event) -> None:
         log.warning("handler_failed", consumer=handling.consumer, attempt=attempts, error=repr(error))
-        await wait_for(stop, self._seconds(attempts))
+        await wait_for(stop, self.pause_after(attempts))
 
-    def _seconds(self, attempts: int) -> float:
+    def pause_after(self, attempts: int) -> float:
+        """Seconds, growing with the attempts that have failed."""
         longest = self.settings.retry_backoff.total_seconds() * float(2 ** min(attempts - 1, 10))
         return min(LONGEST_PAUSE, longest) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret

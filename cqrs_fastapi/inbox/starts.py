@@ -14,26 +14,31 @@ from cqrs_fastapi.eventstore.horizon import Horizon, read_horizon
 from cqrs_fastapi.inbox import added
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.messages.events import definition_of
+from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A durable handler as the store knows it: its stable name, the stored names of its events, where it begins."""
+    """A durable handler as the store knows it: its stable name, the stored names under which there may be its events,
+    where it begins, and whether it passes over those of them that nothing here can read.
+    """
 
     consumer: str
     types: frozenset[str]
     from_start: bool
+    skips_unknown: bool = False
 
 
-def readers_of(durable: Iterable[Handling]) -> list[Reader]:
+def readers_of(durable: Iterable[Handling], registry: EventRegistry) -> list[Reader]:
     """One for each name: a name may be bound for several events."""
     types: dict[str, set[str]] = {}
-    from_start: dict[str, bool] = {}
+    bound: dict[str, Handling] = {}
     for handling in durable:
-        types.setdefault(handling.consumer, set()).add(definition_of(handling.message_type).name)
-        from_start[handling.consumer] = handling.from_start
-    return [Reader(name, frozenset(found), from_start[name]) for name, found in types.items()]
+        name = definition_of(handling.message_type).name
+        types.setdefault(handling.consumer, set()).update(registry.sources_of(name))
+        bound[handling.consumer] = handling
+    return [Reader(name, frozenset(types[name]), one.from_start, one.unknown == "skip") for name, one in bound.items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.errors import MalformedMessageError
+from cqrs_fastapi.eventstore.decoding import events_in
 from cqrs_fastapi.eventstore.subscription import Arrival
-from cqrs_fastapi.inbox.envelope import Envelope
+from cqrs_fastapi.inbox.envelope import Envelope, envelopes_of
 from cqrs_fastapi.messages.headers import OURS, all_headers
 from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.messages.metadata import Metadata
@@ -19,11 +20,9 @@ NO_PARTITION = -1
 """The partition of a message that came from no topic."""
 
 
-def open_stored(arrival: Arrival, registry: EventRegistry) -> Envelope:
-    """The event. Raises a MessageError if its row cannot be understood."""
-    stored = arrival.stored
-    event = registry.decode(stored.type, stored.schema_version, stored.data.encode())
-    return Envelope(event, metadata_of(arrival))
+def open_stored(arrival: Arrival, registry: EventRegistry) -> list[Envelope]:
+    """Its events, mostly one. Raises a MessageError if its row cannot be understood."""
+    return envelopes_of(events_in(arrival.stored, registry), metadata_of(arrival))
 
 
 def metadata_of(arrival: Arrival) -> Metadata:

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import Connection
 
 from cqrs_fastapi.dead_letters.parking import Reason
-from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownOutcomeError
+from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownMessageError, UnknownOutcomeError
 from cqrs_fastapi.eventstore.checkpoints import (
     Checkpoint,
     CheckpointMovedError,
@@ -50,6 +50,14 @@ CATCH_UP_SECONDS = 1.0
 _PAUSE_WHILE_AWAY = 0.5
 
 
+class _HeldError(Exception):
+    """The reader goes on when the event at this position can be read."""
+
+    def __init__(self, position: int, what: str) -> None:
+        self.position = position
+        super().__init__(what)
+
+
 @dataclass(slots=True)
 class Subscriber:
     """The events of one handler, in the order of their positions. What it does is undone once the lease is lost."""
@@ -59,6 +67,8 @@ class Subscriber:
     shared: SharedHorizon
     reader: Reader
     lease: Lease
+    held: dict[str, str] = field(default_factory=dict)
+    """What it waits for at an event that this code cannot read, by its name; shared with who tells it."""
     _passed: Checkpoint = field(init=False)
     """As it is stored."""
     _reached: Batch | None = None
@@ -67,11 +77,23 @@ class Subscriber:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; an event in the works is finished. Raises PlaceLostError and HistoryChangedError."""
+        try:
+            await self._run(stop)
+        finally:
+            self.held.pop(self.reader.consumer, None)
+
+    async def _run(self, stop: asyncio.Event) -> None:
+        held_at, holds = 0, 0
         while not stop.is_set():
             try:
                 subscription = await self._open()
                 if await self._go_back(stop):
                     await self._read_on(subscription, stop)
+            except _HeldError as error:
+                # It may be repaired in the store. Most often another process, with newer code, has to take over.
+                held_at, holds = error.position, holds + 1 if error.position == held_at else 1
+                log.error("event_held", consumer=self.reader.consumer, error=str(error))
+                await wait_for(stop, self.handlings.pause_after(holds))
             except HistoryMovedError as error:
                 log.warning("history_verified_again", consumer=self.reader.consumer, reason=str(error))
             except (UnavailableError, UnknownOutcomeError) as error:
@@ -134,6 +156,7 @@ class Subscriber:
             if batch.events and not await self._settle_all(batch, stop):
                 return
             self._reached = batch
+            self.held.pop(self.reader.consumer, None)
 
     async def _next(self, subscription: Subscription, stop: asyncio.Event) -> Batch | None:
         """The next batch, or None when it is time to stop. While it waits, the checkpoint follows what was passed."""
@@ -158,9 +181,14 @@ class Subscriber:
         for arrival in batch.events:
             if stop.is_set():
                 return False
-            if arrival.stored.message_id not in known and not await self._settle(arrival, batch.highest, stop):
+            if not self._is_settled(arrival, known) and not await self._settle(arrival, batch.highest, stop):
                 return False
         return True
+
+    def _is_settled(self, arrival: Arrival, known: set[UUID]) -> bool:
+        """Of an event that becomes several the id is settled with the first of them: each finds out by its claim."""
+        stored = arrival.stored
+        return stored.message_id in known and self.registry.reads_as_it_is(stored.type, stored.schema_version)
 
     async def _known(self, events: Sequence[Arrival]) -> set[UUID]:
         database, ids = self.handlings.database, [arrival.stored.message_id for arrival in events]
@@ -182,15 +210,37 @@ class Subscriber:
         return settlement is not Settlement.STOPPED
 
     async def _given(self, arrival: Arrival, stop: asyncio.Event, also: AlsoWrite) -> Settlement | None:
-        """None if this handler does not react to that version of the event."""
+        """None if this handler does not react to what the event is read as. Of several events the last one that it
+        reacts to is settled together with `also`.
+        """
+        self.held.pop(self.reader.consumer, None)
         try:
-            envelope = open_stored(arrival, self.registry)
+            envelopes = open_stored(arrival, self.registry)
+        except UnknownMessageError as error:
+            self._hold(arrival, error)
+            return None
         except MessageError as error:
             return await self.handlings.park(self.reader.consumer, message_of(arrival), Reason.of(error), stop, also)
-        handling = self._handling(type(envelope.event))
-        if handling is None:
-            return None
-        return await self.handlings.settle(handling, envelope, message_of(arrival), stop, also)
+        mine = [(one, found) for one in envelopes if (found := self._handling(type(one.event))) is not None]
+        settlement: Settlement | None = None
+        for left, (envelope, handling) in zip(reversed(range(len(mine))), mine, strict=True):
+            if settlement is not None and stop.is_set():
+                return Settlement.STOPPED
+            with_it = self._fence if left else also
+            settlement = await self.handlings.settle(handling, envelope, message_of(arrival), stop, with_it)
+            if settlement is Settlement.STOPPED:
+                break
+        return settlement
+
+    def _hold(self, arrival: Arrival, error: UnknownMessageError) -> None:
+        """Nothing is done where the handler skips what is unknown; else it waits here, so that order is kept."""
+        stored, consumer = arrival.stored, self.reader.consumer
+        if not self.reader.skips_unknown:
+            self.held[consumer] = (
+                f"at position {stored.position} for code that reads {stored.type!r} version {stored.schema_version}"
+            )
+            raise _HeldError(stored.position, f"{consumer} waits {self.held[consumer]}") from error
+        log.warning("unknown_event_skipped", consumer=consumer, position=stored.position, error=str(error))
 
     def _handling(self, event_type: type) -> Handling | None:
         """Looked up each time, since an override replaces them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
@@ -31,7 +31,9 @@ REPORTED_EVERY = 5.0
 
 @dataclass(slots=True)
 class Subscriptions:
-    """Handlers run at once, each in the order of positions. `report` is told every five seconds how far they are."""
+    """Handlers run at once, each in the order of positions. `report` is told every five seconds how far they are;
+    `held` has those that wait at an event which this code cannot read, and what each waits for.
+    """
 
     handlings: Handlings
     registry: EventRegistry
@@ -40,6 +42,7 @@ class Subscriptions:
     owner: UUID
     report: Callable[[Lag], None]
     name: str = "subscriptions"
+    held: dict[str, str] = field(default_factory=dict)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; events in the works are finished, and the next process may begin at once."""
@@ -68,7 +71,7 @@ class Subscriptions:
         """Read until `stop` is set or the lease is lost. The first other error of a reader ends them all."""
         halt = asyncio.Event()
         subscribers = [
-            Subscriber(self.handlings, self.registry, self.shared, one, lease) for one in self.starts.readers
+            Subscriber(self.handlings, self.registry, self.shared, one, lease, self.held) for one in self.starts.readers
         ]
         working = [asyncio.ensure_future(one.run(halt)) for one in subscribers]
         working.append(asyncio.ensure_future(self._keep(lease, halt)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from cqrs_fastapi.mediation.answers import fits, result_of, show
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
-from cqrs_fastapi.mediation.doubles import consumers_named_twice, requests_bound_twice, starts_that_contradict
+from cqrs_fastapi.mediation.doubles import events_bound_in_contradiction, requests_bound_twice
 from cqrs_fastapi.mediation.event_map import EventBinding
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
 from cqrs_fastapi.mediation.frame import root_frame_of
@@ -56,7 +56,7 @@ class Compiler:
 
     def compile_events(self, bindings: Sequence[EventBinding]) -> None:
         """Event handlers, grouped by the event's class in the order they were bound."""
-        for problem in (*consumers_named_twice(bindings), *starts_that_contradict(bindings)):
+        for problem in events_bound_in_contradiction(bindings):
             self._problem(problem)
         for binding in bindings:
             try:
@@ -75,6 +75,7 @@ class Compiler:
                 behaviors=(*self.behaviors, *binding.behaviors),
                 consumer=binding.consumer,
                 from_start=binding.from_start,
+                unknown=binding.unknown,
             )
             table[binding.event_type] = (*table.get(binding.event_type, ()), handling)
 

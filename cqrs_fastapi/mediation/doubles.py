@@ -21,7 +21,14 @@ def requests_bound_twice(bindings: Sequence[RequestBinding]) -> Iterator[str]:
             )
 
 
-def consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
+def events_bound_in_contradiction(bindings: Sequence[EventBinding]) -> Iterator[str]:
+    """A name stands for one reader: what its bindings say of it must go together."""
+    yield from _consumers_named_twice(bindings)
+    yield from _starts_that_contradict(bindings)
+    yield from _unknowns_that_contradict(bindings)
+
+
+def _consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
     """The inbox tells the durable handlers of an event apart by their names."""
     counted = Counter((b.consumer, b.event_type) for b in bindings if b.when == "durable")
     for (consumer, event_type), times in counted.items():
@@ -32,7 +39,7 @@ def consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
             )
 
 
-def starts_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
+def _starts_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
     """One reader stands behind all bindings of a name, and it begins at one place."""
     for binding in bindings:
         if binding.from_start and binding.when == "in_transaction":
@@ -46,4 +53,21 @@ def starts_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
         yield (
             f"some bindings of {consumer!r} begin at the start and some at the present; write from_start=True for all "
             f"or for none, or give them names of their own"
+        )
+
+
+def _unknowns_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
+    """One reader stands behind all bindings of a name, and it does one thing with what it does not know."""
+    for binding in bindings:
+        if binding.unknown == "skip" and binding.when == "in_transaction":
+            yield (
+                f"{name_of(binding.handler)} reacts in the transaction of {binding.event_type.__name__} and reads "
+                f"nothing that is stored; leave unknown out, or bind it when='durable'"
+            )
+    durable = [binding for binding in bindings if binding.when == "durable"]
+    holding = {binding.consumer for binding in durable if binding.unknown == "hold"}
+    for consumer in sorted({binding.consumer for binding in durable if binding.unknown == "skip"} & holding):
+        yield (
+            f"some bindings of {consumer!r} hold what is unknown and some skip it; write unknown='skip' for all or for "
+            f"none, or give them names of their own"
         )

@@ -17,6 +17,11 @@ When: TypeAlias = Literal["in_transaction", "durable"]
 """`in_transaction`: in the transaction that records the event; an error rolls the command back.
 `durable`: after the commit, at least once (its database effect once), retried, then parked as a dead letter."""
 
+Unknown: TypeAlias = Literal["hold", "skip"]
+"""What a durable handler does with an event that this code knows no class and no upcaster for, in this version.
+`hold`: nothing is lost. It waits at an event of the own store until code runs that reads it; a message from elsewhere
+is kept as a dead letter, so that a stranger cannot stop a topic. `skip`: it is passed over, and only the log tells."""
+
 
 @dataclass(frozen=True, slots=True)
 class EventBinding:
@@ -31,6 +36,7 @@ class EventBinding:
     consumer: str
     behaviors: tuple[Behavior, ...]
     from_start: bool = False
+    unknown: Unknown = "hold"
 
 
 class EventMap:
@@ -51,6 +57,7 @@ class EventMap:
         when: When = "durable",
         name: str | None = None,
         from_start: bool = False,
+        unknown: Unknown = "hold",
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     @overload
@@ -63,6 +70,7 @@ class EventMap:
         when: When = "durable",
         name: str | None = None,
         from_start: bool = False,
+        unknown: Unknown = "hold",
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     def bind(
@@ -74,16 +82,18 @@ class EventMap:
         when: When = "durable",
         name: str | None = None,
         from_start: bool = False,
+        unknown: Unknown = "hold",
         behaviors: Sequence[Behavior] = (),
     ) -> None:
         """Let `handler` react to `event`.
 
         `name` is what a durable handler is called in the inbox; it defaults to the handler's own name. Renaming it
         makes it a new handler. A new handler begins at the present, or with `from_start` at the oldest event of this
-        service's store; which events it has passed is remembered from then on.
+        service's store; which events it has passed is remembered from then on. `unknown` says what a durable handler
+        does with an event of its kind that this code cannot read yet.
         """
         consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
-        self._bindings.append(EventBinding(event, handler, when, consumer, tuple(behaviors), from_start))
+        self._bindings.append(EventBinding(event, handler, when, consumer, tuple(behaviors), from_start, unknown))
 
     def on(
         self,
@@ -93,12 +103,21 @@ class EventMap:
         when: When = "durable",
         name: str | None = None,
         from_start: bool = False,
+        unknown: Unknown = "hold",
         behaviors: Sequence[Behavior] = (),
     ) -> BindsEvent[E]:
         """`bind` as a decorator of a class or a function, which stays as it was."""
 
         def register(handler: object) -> object:
-            self.bind(event, handler, when=when, name=name, from_start=from_start, behaviors=behaviors)  # type: ignore[call-overload]  # the decorator's own type has tied event and handler
+            self.bind(  # type: ignore[call-overload]  # the decorator's own type has tied event and handler
+                event,
+                handler,
+                when=when,
+                name=name,
+                from_start=from_start,
+                unknown=unknown,
+                behaviors=behaviors,
+            )
             return handler
 
         return register  # type: ignore[return-value]  # one function stands for both overloads of BindsEvent

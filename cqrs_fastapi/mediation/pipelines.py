@@ -12,6 +12,7 @@ import structlog
 
 from cqrs_fastapi.errors import HandlerNotFoundError
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
+from cqrs_fastapi.mediation.event_map import Unknown
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
 from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.idempotency import Attempt, Recorded, Records
@@ -46,6 +47,7 @@ class Handling:
     breaker: CircuitBreaker | None = None
     consumer: str = ""
     from_start: bool = False
+    unknown: Unknown = "hold"
 
     def wrapped(self, core: Next) -> Next:
         """The behaviors around `core`, outermost first."""

@@ -14,13 +14,14 @@ MAX_TAG_LENGTH = 200
 @dataclass(frozen=True, slots=True)
 class EventDefinition:
     """How an event is called outside the process. `topic` is None for an event that stays in the store. `tags` name the
-    fields by which conditions find it, whatever its stream.
+    fields by which conditions find it, whatever its stream. `aliases` are names that it was stored under before.
     """
 
     name: str
     version: int
     topic: str | None
     tags: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 def checked_version(cls: type, version: int) -> int:
@@ -28,6 +29,15 @@ def checked_version(cls: type, version: int) -> int:
     if version < 1:
         raise TypeError(f"{cls.__name__}: version must be 1 or more, not {version}")
     return version
+
+
+def checked_aliases(cls: type, name: str, aliases: Sequence[str]) -> tuple[str, ...]:
+    """Former names of a message, each once, and none of them the present one."""
+    if isinstance(aliases, str):
+        raise TypeError(f"{cls.__name__}: aliases are several; write: aliases=({aliases!r},)")
+    if name in aliases:
+        raise TypeError(f"{cls.__name__}: {name!r} is its name; aliases are the names that it had before")
+    return tuple(dict.fromkeys(aliases))
 
 
 def require_fields(cls: type, tags: Sequence[str], fields: Iterable[str]) -> None:
@@ -53,6 +63,7 @@ class Event(BaseModel):
     `class Deposited(Event, name="account.deposited", version=2, topic="accounts")`: the name defaults to the class's,
     the version to 1; an event without a topic is never sent to a broker. `tags=("course", "student")` names fields: the
     event then carries `course:<value>` and `student:<value>`, and decisions can be made on all events with a tag.
+    `aliases=("AccountDeposited",)` are names that it had before: what is stored under them is read as this event.
     """
 
     # JSON has no NaN and no infinity; as strings they can be read again.
@@ -67,15 +78,18 @@ class Event(BaseModel):
         version: int = 1,
         topic: str | None = None,
         tags: Sequence[str] = (),
+        aliases: Sequence[str] = (),
         **config: Unpack[ConfigDict],
     ) -> None:
         if config:  # pydantic has taken those it knows
             unknown = ", ".join(config)
             raise TypeError(
-                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic and tags"
+                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic, tags and aliases"
             )
         super().__init_subclass__()
-        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic, tuple(tags))
+        stored_name = name or cls.__name__
+        former = checked_aliases(cls, stored_name, aliases)
+        cls.__event__ = EventDefinition(stored_name, checked_version(cls, version), topic, tuple(tags), former)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **arguments: Any) -> None:

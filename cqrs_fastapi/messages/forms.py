@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
-from cqrs_fastapi.messages.events import EventDefinition, checked_version, require_fields
+from cqrs_fastapi.messages.events import EventDefinition, checked_aliases, checked_version, require_fields
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
 
 C = TypeVar("C", bound=type)
@@ -15,14 +15,22 @@ Kind = Literal["command", "query", "stream"]
 
 
 def event(
-    *, name: str | None = None, version: int = 1, topic: str | None = None, tags: Sequence[str] = ()
+    *,
+    name: str | None = None,
+    version: int = 1,
+    topic: str | None = None,
+    tags: Sequence[str] = (),
+    aliases: Sequence[str] = (),
 ) -> Callable[[C], C]:
     """Make an event of a dataclass or a msgspec struct; the arguments are those of `Event`."""
 
     def mark(cls: C) -> C:
         _require_form(cls, "event")
         require_fields(cls, tags, _fields_of(cls))
-        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic, tuple(tags))  # type: ignore[attr-defined]  # a mark on a class of the user's
+        stored_name = name or cls.__name__
+        former = checked_aliases(cls, stored_name, aliases)
+        definition = EventDefinition(stored_name, checked_version(cls, version), topic, tuple(tags), former)
+        cls.__event__ = definition  # type: ignore[attr-defined]  # a mark on a class of the user's
         return cls
 
     return mark

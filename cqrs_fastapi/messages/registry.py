@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cqrs_fastapi.errors import UnknownMessageError
+from pydantic_core import PydanticSerializationError
+
+from cqrs_fastapi.errors import MalformedMessageError, UnknownMessageError
+from cqrs_fastapi.messages.chains import Chains
 from cqrs_fastapi.messages.events import AnyEvent, EventDefinition, definition_of
-from cqrs_fastapi.messages.json_codec import JsonCodec, codec_for
+from cqrs_fastapi.messages.json_codec import JsonCodec, codec_for, parse_json, render_json, require_json
+from cqrs_fastapi.messages.upcasters import Data, Key, Upcaster
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +25,28 @@ class RegisteredEvent:
 
 
 class EventRegistry:
-    """Finds a class by its stored name and version, and a name and codec by its class. It never changes once built."""
+    """Reads what is stored, and finds a name and a codec by a class. It never changes once built."""
 
-    __slots__ = ("_by_name", "_by_type")
+    __slots__ = ("_by_name", "_by_type", "_chains", "_decoders", "_sources")
 
-    def __init__(self, event_types: Iterable[type[AnyEvent]]) -> None:
-        """Raises ValueError when two classes share one (name, version); `clashes` tells beforehand."""
+    def __init__(self, event_types: Iterable[type[AnyEvent]], upcasters: Iterable[Upcaster] = ()) -> None:
+        """Raises ValueError when two classes share one (name, version), or with the first problem of the chains;
+        `clashes` and `Chains.problems` tell beforehand.
+        """
         self._by_type: dict[type, RegisteredEvent] = {}
-        self._by_name: dict[tuple[str, int], RegisteredEvent] = {}
+        self._by_name: dict[Key, RegisteredEvent] = {}
         for event_type in event_types:
             if event_type not in self._by_type:
                 self._add(event_type)
+        self._chains = Chains([one.definition for one in self], upcasters)
+        if self._chains.problems:
+            raise ValueError(self._chains.problems[0])
+        self._decoders: dict[Key, Callable[[bytes], Any]] = {
+            (name, version): registered.codec.decode
+            for (present, version), registered in self._by_name.items()
+            for name in (present, *self._chains.aliases_of(present))
+        }
+        self._sources = {name: self._chains.sources_of(name) for name, _ in self._by_name}
 
     def _add(self, event_type: type[AnyEvent]) -> None:
         definition = definition_of(event_type)
@@ -42,7 +57,7 @@ class EventRegistry:
         self._by_type[event_type] = self._by_name[key] = registered
 
     def named(self, name: str, version: int) -> RegisteredEvent:
-        """The class stored under this name; UnknownMessageError if there is none."""
+        """The class whose present name and version these are; UnknownMessageError if there is none."""
         try:
             return self._by_name[name, version]
         except KeyError:
@@ -59,9 +74,45 @@ class EventRegistry:
             definition = definition_of(event_type)
             raise UnknownMessageError(name=definition.name, version=definition.version) from None
 
-    def decode(self, name: str, version: int, data: bytes) -> Any:
-        """The event in these bytes; UnknownMessageError or MalformedMessageError."""
-        return self.named(name, version).codec.decode(data)
+    def read(self, name: str, version: int, data: bytes) -> list[Any]:
+        """The event in these bytes: mostly one, several or none where an upcaster says so. UnknownMessageError if
+        neither a class nor an upcaster reads this version, MalformedMessageError.
+        """
+        decode = self._decoders.get((name, version))
+        if decode is not None:
+            return [decode(data)]
+        step = self._step(name, version)
+        if step is None:
+            raise UnknownMessageError(name=name, version=version)
+        require_json(data)
+        stored = parse_json(data)
+        if not isinstance(stored, dict):
+            raise MalformedMessageError(f"the data of {name!r} version {version} is no JSON object")
+        return list(self._follow(step, stored))
+
+    def reads(self, name: str, version: int) -> bool:
+        """Whether what is stored so can be read."""
+        return self._chains.is_readable(name, version)
+
+    def reads_as_it_is(self, name: str, version: int) -> bool:
+        """Whether a class reads it without an upcaster, so that it is one event."""
+        return (name, version) in self._decoders
+
+    def sources_of(self, name: str) -> frozenset[str]:
+        """The stored names under which there may be events of this name: its own, its aliases, those of upcasters."""
+        return self._sources.get(name, frozenset((name,)))
+
+    def _step(self, name: str, version: int) -> Upcaster | None:
+        return self._chains.steps.get((self._chains.present(name), version))
+
+    def _follow(self, step: Upcaster, data: Data) -> Iterator[Any]:
+        """One result after the other to its end, so that they keep their order. The chains have been checked."""
+        for made in step(data):
+            further = self._step(made.name, made.version)
+            if further is not None:
+                yield from self._follow(further, made.data)
+            else:
+                yield self._decoders[made.name, made.version](_rendered(step, made.data))
 
     def __iter__(self) -> Iterator[RegisteredEvent]:
         return iter(self._by_type.values())
@@ -77,3 +128,13 @@ def clash(first: type, second: type) -> str:
         f"{first.__qualname__} and {second.__qualname__} are both stored as {definition.name!r} version "
         f"{definition.version}; give one of them another name: class {second.__name__}(Event, name='...')"
     )
+
+
+def _rendered(step: Upcaster, data: Data) -> bytes:
+    try:
+        return render_json(data).encode()
+    except (PydanticSerializationError, ValueError) as error:  # ValueError: text with lone surrogates, a circle
+        raise MalformedMessageError(
+            f"the upcaster {step.called} of {step.name!r} version {step.version} gave what is no JSON "
+            f"({type(error).__name__})"
+        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
-from cqrs_fastapi.mediation.event_map import EventBinding
+from cqrs_fastapi.mediation.event_map import EventBinding, Unknown
 from cqrs_fastapi.messages.events import AnyEvent
 
 E = TypeVar("E", bound=AnyEvent)
@@ -21,17 +21,25 @@ class Projection:
     A method's further parameters are injected; ask for the AsyncSession and write the read model's rows with it. They
     are committed together with the inbox row and the checkpoint: each event takes effect once, in the order of the
     store. Raising the version makes it a new projection. A new one is built from all events of the store, the oldest
-    first; with `from_start=False` it begins at the present.
+    first; with `from_start=False` it begins at the present. `unknown` is that of `EventMap.bind`.
     """
 
     __projection__: ClassVar[str]
     __from_start__: ClassVar[bool]
+    __unknown__: ClassVar[Unknown]
 
     def __init_subclass__(
-        cls, *, version: int = 1, name: str | None = None, from_start: bool = True, **rest: Any
+        cls,
+        *,
+        version: int = 1,
+        name: str | None = None,
+        from_start: bool = True,
+        unknown: Unknown = "hold",
+        **rest: Any,
     ) -> None:
         super().__init_subclass__(**rest)
         cls.__from_start__ = from_start
+        cls.__unknown__ = unknown
         if version < 1:
             raise TypeError(f"{cls.__name__}: version must be 1 or more, not {version}")
         cls.__projection__ = f"{name or cls.__name__}.v{version}"
@@ -66,7 +74,13 @@ class ProjectionMap:
                 method = getattr(instance, name)
                 for event_type in getattr(method, "__projects__", ()):
                     yield EventBinding(
-                        event_type, method, "durable", projection.__projection__, (), projection.__from_start__
+                        event_type,
+                        method,
+                        "durable",
+                        projection.__projection__,
+                        (),
+                        projection.__from_start__,
+                        projection.__unknown__,
                     )
 
     def problems(self) -> Iterator[str]:

@@ -15,11 +15,16 @@ from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.event_mediator import EventMediator
+from cqrs_fastapi.mediation.injection import Injector
+from cqrs_fastapi.mediation.providers import index
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.messages.upcasters import UpcasterMap
 from cqrs_fastapi.projections.projection import ProjectionMap
-from cqrs_fastapi.runtime.assembly import Blueprint
+from cqrs_fastapi.runtime.assembly import Blueprint, assemble
+from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
@@ -35,7 +40,7 @@ T = TypeVar("T")
 
 
 class Application:
-    """Bind handlers, projections and jobs; then open it. `handles`, `on` and `job` bind in maps of its own."""
+    """Bind handlers, projections, jobs and upcasters; then open it. `handles`, `on` and `job` bind in own maps."""
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Application:
         self.requests = RequestMap()
         self.events = EventMap()
         self.projections = ProjectionMap()
+        self.upcasters = UpcasterMap()
         self.jobs = JobMap()
         if requests is not None:
             self.requests.include(requests)
@@ -102,6 +108,14 @@ class Application:
     def streams(self) -> Streams:
         """Archives, truncates and deletes streams. Raises NotRunningError before `open` and after `close`."""
         return Streams(self.engine)
+
+    @property
+    def registry(self) -> EventRegistry:
+        """The events that it can read, by classes and upcasters; for tools, and also before `open`. RegistrationError
+        if something is wrong with what was bound so far. Nothing is opened.
+        """
+        injector = Injector(builtins_of(self), index(self.container), self._overrides)
+        return assemble(self._blueprint(), injector).registry
 
     @property
     def engine(self) -> Engine:
@@ -231,6 +245,7 @@ class Application:
             tuple(self._registered),
             self._behaviors,
             self.jobs.problems(),
+            self.upcasters,
         )
 
     @contextmanager

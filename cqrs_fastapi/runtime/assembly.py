@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from cqrs_fastapi.domain.aggregate import Aggregate
@@ -19,9 +19,11 @@ from cqrs_fastapi.mediation.injection import Injector
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.providers import AnyProvider
 from cqrs_fastapi.mediation.request_map import RequestBinding, RequestMap
+from cqrs_fastapi.messages.chains import Chains
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.forms import kind_of
 from cqrs_fastapi.messages.registry import EventRegistry, clash
+from cqrs_fastapi.messages.upcasters import UpcasterMap
 from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.folds import fold_problems
 from cqrs_fastapi.scheduling.job import Job
@@ -39,6 +41,7 @@ class Blueprint:
     registered: Sequence[type]
     behaviors: tuple[Behavior, ...]
     job_problems: Sequence[str] = ()
+    upcasters: UpcasterMap = field(default_factory=UpcasterMap)
 
     def request_bindings(self) -> list[RequestBinding]:
         return self.requests.bindings()
@@ -73,11 +76,14 @@ def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
     event_types = _event_types(blueprint, injector, problems)
     problems.extend(_clashes(event_types))
     problems.extend(fold_problems(_aggregates(blueprint, injector), _handlers(blueprint)))
+    upcasters = blueprint.upcasters.upcasters()
+    problems.extend(blueprint.upcasters.problems())
+    problems.extend(Chains([definition_of(one) for one in event_types], upcasters).problems)
     if problems:
         raise RegistrationError(problems)
     durable = frozenset(compiler.pipelines.durable)
     compiled_jobs = {name: handling for name, handling in jobs.items() if handling is not None}
-    return Assembled(compiler, EventRegistry(event_types), durable, compiled_jobs)
+    return Assembled(compiler, EventRegistry(event_types, upcasters), durable, compiled_jobs)
 
 
 async def start_application_values(injector: Injector) -> None:

@@ -85,7 +85,7 @@ class Engine:
         self._relay: Relay | None = None
         self._assembled, self._injector = self._assemble()
         durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
-        self._reading = StoreReading(self.database, self.settings, self.clock, durable)
+        self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry)
         self._probes += self._reading.probes()
         self._routing = Routing()
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
@@ -181,7 +181,7 @@ class Engine:
             self._relay = Relay(self.database, self.broker, self.settings, self.clock, self.ids, owner=self.ids())
             return self._relay
         if name == "consumer":
-            store = self._reading.worker(self._handlings(), self.registry, self.ids())
+            store = self._reading.worker(self._handlings(), self.ids())
             return Together("consumer", (store, self._consumer()))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 

@@ -23,24 +23,33 @@ from cqrs_fastapi.storage.database import Database
 class StoreReading:
     """`starts` says where each handler begins; `horizon` is looked at for all of them together."""
 
-    def __init__(self, database: Database, settings: Settings, clock: Clock, durable: Iterable[Handling]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        durable: Iterable[Handling],
+        registry: EventRegistry,
+    ) -> None:
         self._database = database
+        self._registry = registry
         self._service = settings.service
-        self.starts = Starts(database, readers_of(durable), clock)
+        self._held: dict[str, str] = {}
+        self.starts = Starts(database, readers_of(durable, registry), clock)
         self.horizon = SharedHorizon(database, settings.subscription_poll)
 
     def probes(self) -> list[Probe]:
         """How far the handlers are, for readiness; none where there are no handlers."""
         return [Probe("subscriptions", self._tell, only_informs=True)] if self.starts.readers else []
 
-    def worker(self, handlings: Handlings, registry: EventRegistry, owner: UUID) -> Worker:
+    def worker(self, handlings: Handlings, owner: UUID) -> Worker:
         # Importing the metrics looks at the process, which importing this library must not do.
         from cqrs_fastapi.runtime.subscription_gauges import SubscriptionGauges  # noqa: PLC0415
 
-        return Subscriptions(
-            handlings, registry, self.horizon, self.starts, owner, report=SubscriptionGauges(self._service)
-        )
+        report = SubscriptionGauges(self._service)
+        return Subscriptions(handlings, self._registry, self.horizon, self.starts, owner, report, held=self._held)
 
     async def _tell(self) -> str:
         names = [reader.consumer for reader in self.starts.readers]
-        return (await self._database.read(partial(read_lag, tables=self._database.tables, consumers=names))).told()
+        lag = await self._database.read(partial(read_lag, tables=self._database.tables, consumers=names))
+        return "; ".join([lag.told(), *(f"{name} waits {why}" for name, why in sorted(self._held.items()))])

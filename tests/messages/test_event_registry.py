@@ -46,7 +46,7 @@ def forbidden() -> Iterator[list[str]]:
 def test_a_class_is_found_by_its_exact_name_and_version() -> None:
     assert REGISTRY.named("account.deposited", 2).event_type is Deposited
     assert REGISTRY.of(Closed("over")).definition.name == "account.closed"
-    assert REGISTRY.decode("account.deposited", 2, b'{"amount":3}') == Deposited(amount=3)
+    assert REGISTRY.read("account.deposited", 2, b'{"amount":3}') == [Deposited(amount=3)]
 
 
 def test_a_class_that_is_named_twice_is_held_once() -> None:
@@ -81,7 +81,7 @@ def test_a_class_that_is_named_twice_is_held_once() -> None:
 )
 def test_any_other_name_is_unknown_and_imports_nothing(name: str, forbidden: list[str]) -> None:
     with pytest.raises(UnknownMessageError, match="is registered; bind a handler for it"):
-        REGISTRY.decode(name, 2, b'{"amount":3}')
+        REGISTRY.read(name, 2, b'{"amount":3}')
     assert forbidden == []
     assert "antigravity" not in sys.modules
 
@@ -108,8 +108,8 @@ def test_two_versions_of_one_name_live_together() -> None:
         cents: int
 
     registry = EventRegistry([Deposited, Earlier])
-    assert registry.decode("account.deposited", 1, b'{"cents":300}') == Earlier(cents=300)
-    assert registry.decode("account.deposited", 2, b'{"amount":3}') == Deposited(amount=3)
+    assert registry.read("account.deposited", 1, b'{"cents":300}') == [Earlier(cents=300)]
+    assert registry.read("account.deposited", 2, b'{"amount":3}') == [Deposited(amount=3)]
 
 
 def test_an_event_that_was_not_registered_is_told_by_its_stored_name() -> None:
