@@ -12,6 +12,7 @@ from cqrs_fastapi.domain.decider import Decider
 from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
+from cqrs_fastapi.domain.snapshots import every, when_loading_takes
 from cqrs_fastapi.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -99,9 +100,11 @@ __all__ = [
     "command",
     "event",
     "event_mediator",
+    "every",
     "matching",
     "mediator",
     "on",
     "query",
     "state",
+    "when_loading_takes",
 ]
