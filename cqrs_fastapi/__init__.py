@@ -13,6 +13,7 @@ from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
 from cqrs_fastapi.domain.refs import Ref, RefResolver, resolve_refs
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
+from cqrs_fastapi.domain.snapshots import every, when_loading_takes
 from cqrs_fastapi.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -104,6 +105,7 @@ __all__ = [
     "command",
     "event",
     "event_mediator",
+    "every",
     "matching",
     "mediator",
     "on",
@@ -111,4 +113,5 @@ __all__ = [
     "resolve_refs",
     "state",
     "upcasts",
+    "when_loading_takes",
 ]

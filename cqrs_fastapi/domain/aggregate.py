@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 
-from cqrs_fastapi.domain.applies import folds_of
+from cqrs_fastapi.domain.applies import fold_of, folds_of
+from cqrs_fastapi.domain.fields import Initial
+from cqrs_fastapi.domain.replaying import ReplayError
+from cqrs_fastapi.domain.snapshot_form import SnapshotForm
+from cqrs_fastapi.domain.snapshots import NOT_LOADED, Loading, SnapshotPolicy
 from cqrs_fastapi.messages.events import AnyEvent
 
 S = TypeVar("S")
@@ -14,21 +18,12 @@ S = TypeVar("S")
 _MUTABLE = (list, dict, set, bytearray)
 
 
-class _Initial:
-    """The mark that `state` leaves in a class: how the field starts in each instance."""
-
-    __slots__ = ("make",)
-
-    def __init__(self, make: Callable[[], object]) -> None:
-        self.make = make
-
-
 def state(make: Callable[[], S]) -> S:
     """Says how a mutable field of an aggregate starts, in each instance anew.
 
     Write `lines: list[Line] = state(list)`.
     """
-    return cast("S", _Initial(make))
+    return cast("S", Initial(make))
 
 
 class Aggregate:
@@ -37,19 +32,28 @@ class Aggregate:
     `class Account(Aggregate, category="account")`: the category names the stream, `account-<id>`; it defaults to the
     class's name and must stay the same for as long as there are events. `stored=(Renamed,)` names events
     that are folded though nothing here records them, since some are stored: earlier ones, or summaries.
+    `snapshots=every(100)` says when its state is kept, so that it need not be folded from the start again; subclasses
+    take the policy over.
     """
 
     __category__: ClassVar[str]
+    __snapshots__: ClassVar[SnapshotForm | None] = None
     __folds__: ClassVar[dict[type[AnyEvent], str]]
     __stored__: ClassVar[tuple[type[AnyEvent], ...]] = ()
     __initials__: ClassVar[dict[str, Callable[[], object]]]
+    __loading__: Loading = NOT_LOADED
 
     id: UUID
     version: int
     """The version of the stored stream this state is folded from; recorded events raise it when they are committed."""
 
     def __init_subclass__(
-        cls, *, category: str | None = None, stored: Sequence[type[AnyEvent]] = (), **rest: Any
+        cls,
+        *,
+        category: str | None = None,
+        stored: Sequence[type[AnyEvent]] = (),
+        snapshots: SnapshotPolicy | None = None,
+        **rest: Any,
     ) -> None:
         super().__init_subclass__(**rest)
         cls.__stored__ = (*cls.__stored__, *stored)
@@ -57,6 +61,8 @@ class Aggregate:
         _check_fields(cls)
         cls.__folds__ = folds_of(cls)
         cls.__initials__ = _initials_of(cls)
+        policy = snapshots or (cls.__snapshots__ and cls.__snapshots__.policy)
+        cls.__snapshots__ = SnapshotForm(cls, Aggregate, policy) if policy else None
 
     def __init__(self, id: UUID) -> None:
         self.id = id
@@ -76,7 +82,7 @@ class Aggregate:
 
     def record(self, event: AnyEvent, /) -> None:
         """Apply the event now, and store it with the commit of the unit of work."""
-        self._apply(event)
+        fold_of(self, type(event))(event)
         self._recorded.append(event)
 
     @property
@@ -84,24 +90,23 @@ class Aggregate:
         """What was recorded and is not committed yet, in order."""
         return tuple(self._recorded)
 
-    def replay(self, events: Iterable[AnyEvent], version: int) -> None:
-        """Fold stored events that follow the present state; `version` is that of the last one."""
-        for event in events:
-            self._apply(event)
+    def replay(self, events: Sequence[AnyEvent], version: int) -> None:
+        """Fold stored events that follow the present state; `version` is that of the last one. ReplayError names the
+        one whose fold has failed.
+        """
+        for of_this, event in enumerate(events, version - len(events) + 1):
+            fold = fold_of(self, type(event))
+            try:
+                fold(event)
+            except Exception as error:
+                name = type(event).__name__
+                raise ReplayError(stream=self.stream, version=of_this, event=name, cause=error) from error
         self.version = version
 
     def committed(self, version: int) -> None:
         """What was recorded is stored, up to this version."""
         self._recorded.clear()
         self.version = version
-
-    def _apply(self, event: AnyEvent) -> None:
-        fold = self.__folds__.get(type(event))
-        if fold is None:
-            cls, name = type(self).__name__, type(event).__name__
-            write = f"@applies def on_{name.lower()}(self, event: {name})"
-            raise TypeError(f"{cls} records {name} and has no fold for it; write: {write}")
-        getattr(self, fold)(event)
 
 
 _OWN_NAMES = frozenset(name for name in vars(Aggregate) if not name.startswith("__")) | {"id", "version", "_recorded"}
@@ -124,7 +129,7 @@ def _initials_of(cls: type) -> dict[str, Callable[[], object]]:
     found: dict[str, Callable[[], object]] = {}
     for parent in reversed(cls.__mro__):
         for name, value in vars(parent).items():
-            if isinstance(value, _Initial):
+            if isinstance(value, Initial):
                 found[name] = value.make
             else:
                 found.pop(name, None)

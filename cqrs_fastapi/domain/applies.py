@@ -36,6 +36,17 @@ def folds_of(cls: type) -> dict[type[AnyEvent], str]:
     return folds
 
 
+def fold_of(aggregate: Any, event_type: type) -> Callable[[Any], None]:
+    """What applies an event of this class to the aggregate; a TypeError says what to write if nothing does."""
+    try:
+        fold: Callable[[Any], None] = getattr(aggregate, aggregate.__folds__[event_type])
+    except KeyError:
+        cls, name = type(aggregate).__name__, event_type.__name__
+        write = f"@applies def on_{name.lower()}(self, event: {name})"
+        raise TypeError(f"{cls} records {name} and has no fold for it; write: {write}") from None
+    return fold
+
+
 def _marked_names(cls: type) -> list[str]:
     """A subclass that overrides a fold need not repeat the mark."""
     names: dict[str, None] = {}

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Connection
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.replaying import Replay
 from cqrs_fastapi.errors import ConcurrencyError, NotFoundError, StreamTruncatedError
-from cqrs_fastapi.eventstore.decoding import events_in
 from cqrs_fastapi.eventstore.expected_version import describe
-from cqrs_fastapi.eventstore.read import StreamRange, read_page
-from cqrs_fastapi.eventstore.records import StoredEvent
+from cqrs_fastapi.eventstore.history import History, read_behind_snapshot, read_history
+from cqrs_fastapi.eventstore.read import StreamRange
+from cqrs_fastapi.eventstore.snapshots import from_bytes
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
+
+log = structlog.get_logger("cqrs_fastapi")
 
 FEW = 200
 """Events that are read at once; a longer stream takes a second read."""
@@ -102,19 +107,35 @@ class Repository(Generic[A]):
 
     async def _replay(self, aggregate: A) -> None:
         """Fold what is stored: the first events, which mostly are all there are, and then the rest."""
-        wanted, tables = StreamRange(self._unit_of_work.tenant, aggregate.stream), self._tables
-        first = partial(read_page, tables=tables, wanted=wanted, at_most=FEW)
-        stored, size = await self._unit_of_work.read_few(first), FEW
-        self._fold(aggregate, stored)
-        while len(stored) == size and (rest := wanted.rest(stored[-1])) is not None:
-            more = partial(read_page, tables=tables, wanted=rest, at_most=MORE)
-            stored, size = await self._unit_of_work.read(more), MORE
-            self._fold(aggregate, stored)
+        read, wanted = self._unit_of_work.read, StreamRange(self._unit_of_work.tenant, aggregate.stream)
+        replay, size = Replay(aggregate, self._registry), FEW
+        history = await self._begin(aggregate, wanted)
+        replay.fold(history.events)
+        while len(history.events) == size:
+            rest, size = replace(wanted, after=aggregate.version, begun=True), MORE
+            history = await read(partial(read_history, tables=self._tables, wanted=rest, at_most=size))
+            replay.fold(history.events)
+        if aggregate.__snapshots__ is not None:
+            aggregate.__snapshots__.loaded_in(aggregate, replay.seconds)
 
-    def _fold(self, aggregate: A, stored: Sequence[StoredEvent]) -> None:
-        if stored:
-            events = (event for row in stored for event in events_in(row, self._registry))
-            aggregate.replay(events, stored[-1].version)
+    async def _begin(self, aggregate: A, wanted: StreamRange) -> History:
+        """The first events to fold: those behind the snapshot, if there is one that fits."""
+        read_few, form = self._unit_of_work.read_few, aggregate.__snapshots__
+        from_start = partial(read_history, tables=self._tables, wanted=wanted, at_most=FEW)
+        if form is None:
+            return await read_few(from_start)
+        behind = partial(
+            read_behind_snapshot, tables=self._tables, wanted=wanted, at_most=FEW, fingerprint=form.fingerprint
+        )
+        history = await read_few(behind)
+        if (found := history.snapshot) is not None:
+            try:
+                form.restore(aggregate, from_bytes(found.state), found.version)
+            except ValueError as error:
+                kind = type(error).__name__
+                log.warning("snapshot_ignored", stream=wanted.stream, version=found.version, error=kind)
+                return await read_few(from_start)
+        return history
 
     def _same_type(self, known: Aggregate) -> A:
         if not isinstance(known, self._aggregate_type):

@@ -14,9 +14,14 @@ def events_in(stored: StoredEvent, registry: EventRegistry) -> list[Any]:
     try:
         return registry.read(stored.type, stored.schema_version, stored.data.encode())
     except MessageError as error:
-        place = f"version {stored.version} of stream {stored.stream!r}, {stored.type!r} version {stored.schema_version}"
-        error.args = (f"{place}: {error}",)
+        placed(error, stored.stream, stored.version, stored.type, stored.schema_version)
         raise
+
+
+def placed(error: MessageError, stream: str, version: int, name: str, schema_version: int) -> MessageError:
+    """The error, which tells from now on where in the store the event is."""
+    error.args = (f"version {version} of stream {stream!r}, {name!r} version {schema_version}: {error}",)
+    return error
 
 
 def decoded(stored: StoredEvent, registry: EventRegistry) -> list[RecordedEvent]:

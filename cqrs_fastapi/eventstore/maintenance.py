@@ -22,6 +22,7 @@ from cqrs_fastapi.errors import (
 )
 from cqrs_fastapi.eventstore.checkpoints import STORE, last_event
 from cqrs_fastapi.eventstore.expected_version import describe
+from cqrs_fastapi.eventstore.snapshots import delete_snapshot
 from cqrs_fastapi.storage.tables import Tables
 
 
@@ -147,8 +148,9 @@ def _require_read(connection: Connection, tables: Tables, which: _Events) -> Non
 
 
 def _take_away(connection: Connection, tables: Tables, which: _Events) -> None:
-    """Delete these events. A checkpoint is known by the last event at or below it (see `checkpoints.verify`): where
-    that is one of these, it is known by the one before from now on, or its reader would take the store for another.
+    """Delete these events, and the snapshot that was made of them. A checkpoint is known by the last event at or below
+    it (see `checkpoints.verify`): where that is one of these, it is known by the one before from now on, or its reader
+    would take the store for another.
     """
     _require_read(connection, tables, which)
     events, checkpoints, tags = tables.events, tables.checkpoints, tables.event_tags
@@ -160,6 +162,7 @@ def _take_away(connection: Connection, tables: Tables, which: _Events) -> None:
     moved = connection.execute(stands_on.order_by(checkpoints.c.projection).with_for_update()).all()
     connection.execute(delete(tags).where(tags.c.tenant == which.tenant, tags.c.position.in_(its_positions)))
     connection.execute(delete(events).where(*which.where(tables)))
+    delete_snapshot(connection, tables, which.stream, tenant=which.tenant)
     for name, position in moved:
         connection.execute(
             update(checkpoints)

@@ -64,7 +64,7 @@ def read_page(connection: Connection, tables: Tables, wanted: StreamRange, at_mo
     # No database promises the order in which UNION ALL gives its parts.
     stored.sort(key=_version_of, reverse=wanted.backwards)
     if len(stored) < len(rows):
-        row = next(_Row(row[3], row[5], row[8]) for row in rows if row[0] is None)
+        row = next(StreamRow(row[3], row[5], row[8]) for row in rows if row[0] is None)
         row.require(wanted)
         if not stored and wanted.before is not None:
             _require_recorded(connection, tables, wanted, wanted.before, row.truncated_before)
@@ -81,7 +81,7 @@ def read_stream(
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class StreamRow:
     """What the row of the stream says. It is read where it can matter: of most streams it is not."""
 
     version: int

@@ -188,7 +188,7 @@ class Subscriber:
     def _is_settled(self, arrival: Arrival, known: set[UUID]) -> bool:
         """Of an event that becomes several the id is settled with the first of them: each finds out by its claim."""
         stored = arrival.stored
-        return stored.message_id in known and self.registry.reads_as_it_is(stored.type, stored.schema_version)
+        return stored.message_id in known and self.registry.as_it_is(stored.type, stored.schema_version) is not None
 
     async def _known(self, events: Sequence[Arrival]) -> set[UUID]:
         database, ids = self.handlings.database, [arrival.stored.message_id for arrival in events]

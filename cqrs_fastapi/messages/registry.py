@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class RegisteredEvent:
 class EventRegistry:
     """Reads what is stored, and finds a name and a codec by a class. It never changes once built."""
 
-    __slots__ = ("_by_name", "_by_type", "_chains", "_decoders", "_sources")
+    __slots__ = ("_by_name", "_by_type", "_chains", "_readers", "_sources")
 
     def __init__(self, event_types: Iterable[type[AnyEvent]], upcasters: Iterable[Upcaster] = ()) -> None:
         """Raises ValueError when two classes share one (name, version), or with the first problem of the chains;
@@ -41,8 +41,8 @@ class EventRegistry:
         self._chains = Chains([one.definition for one in self], upcasters)
         if self._chains.problems:
             raise ValueError(self._chains.problems[0])
-        self._decoders: dict[Key, Callable[[bytes], Any]] = {
-            (name, version): registered.codec.decode
+        self._readers: dict[Key, RegisteredEvent] = {
+            (name, version): registered
             for (present, version), registered in self._by_name.items()
             for name in (present, *self._chains.aliases_of(present))
         }
@@ -78,9 +78,9 @@ class EventRegistry:
         """The event in these bytes: mostly one, several or none where an upcaster says so. UnknownMessageError if
         neither a class nor an upcaster reads this version, MalformedMessageError.
         """
-        decode = self._decoders.get((name, version))
-        if decode is not None:
-            return [decode(data)]
+        registered = self._readers.get((name, version))
+        if registered is not None:
+            return [registered.codec.decode(data)]
         step = self._step(name, version)
         if step is None:
             raise UnknownMessageError(name=name, version=version)
@@ -94,9 +94,9 @@ class EventRegistry:
         """Whether what is stored so can be read."""
         return self._chains.is_readable(name, version)
 
-    def reads_as_it_is(self, name: str, version: int) -> bool:
-        """Whether a class reads it without an upcaster, so that it is one event."""
-        return (name, version) in self._decoders
+    def as_it_is(self, name: str, version: int) -> RegisteredEvent | None:
+        """The class that reads what is stored so without an upcaster, by its name or an alias; it is one event."""
+        return self._readers.get((name, version))
 
     def sources_of(self, name: str) -> frozenset[str]:
         """The stored names under which there may be events of this name: its own, its aliases, those of upcasters."""
@@ -112,7 +112,7 @@ class EventRegistry:
             if further is not None:
                 yield from self._follow(further, made.data)
             else:
-                yield self._decoders[made.name, made.version](_rendered(step, made.data))
+                yield self._readers[made.name, made.version].codec.decode(_rendered(step, made.data))
 
     def __iter__(self) -> Iterator[RegisteredEvent]:
         return iter(self._by_type.values())

@@ -45,6 +45,7 @@ from cqrs_fastapi.runtime.assembly import (
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.reading import StoreReading
+from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
 from cqrs_fastapi.runtime.supervisor import WorkerState
 from cqrs_fastapi.runtime.together import Together
 from cqrs_fastapi.runtime.topics import TopicCreator
@@ -90,6 +91,7 @@ class Engine:
         self._routing = Routing()
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._appender = Appender(self.database)
+        self._snapshots = SnapshotWriter(self.database, self.settings.service)
         self._services = Services(self.database, self._appender, self.registry, self._routing, limits, self._wake)
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
@@ -105,6 +107,7 @@ class Engine:
         self._exits.push_async_callback(_tried, self.database.close)
         await self.database.open()
         self._exits.push_async_callback(_tried, self._appender.close)
+        self._exits.push_async_callback(_tried, self._snapshots.close)
         await self._check_schema()
         self._exits.push_async_callback(_tried, self._stop_resources)
         await self._start_resources()
@@ -242,7 +245,7 @@ class Engine:
         return kernel
 
     def _begin(self, scope: Scope, session: AsyncSession | None = None) -> UnitOfWork:
-        return ApplicationUnitOfWork(self._services, scope, session, self._reading.starts, self._reading.horizon.wake)
+        return ApplicationUnitOfWork(self._services, scope, session, self._reading, self._snapshots)
 
     def _wake(self) -> None:
         if self._relay is not None:

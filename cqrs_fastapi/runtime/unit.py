@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cqrs_fastapi.inbox.starts import Starts
 from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.runtime.reading import StoreReading
+from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
+from cqrs_fastapi.unit_of_work.snapshots import snapshots_due
 from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
 
 
 class ApplicationUnitOfWork(UnitOfWork):
-    """Before its first event is committed, every durable handler has a place to begin at; afterwards they are woken."""
+    """Before its first event is committed, every durable handler has a place to begin at; afterwards they are woken,
+    and the snapshots that are due are taken.
+    """
 
-    __slots__ = ("_starts", "_tell")
+    __slots__ = ("_snapshots", "_starts", "_tell")
 
     def __init__(
         self,
         services: Services,
         scope: Scope,
         session: AsyncSession | None,
-        starts: Starts,
-        tell: Callable[[], None],
+        reading: StoreReading,
+        snapshots: SnapshotWriter,
     ) -> None:
         super().__init__(services, scope, session)
-        self._starts = starts
-        self._tell = tell
+        self._starts = reading.starts
+        self._tell = reading.horizon.wake
+        self._snapshots = snapshots
 
     async def commit(self) -> None:
         """As `UnitOfWork.commit`."""
@@ -37,3 +40,6 @@ class ApplicationUnitOfWork(UnitOfWork):
             await self._starts.record()
         await super().commit()
         self._tell()
+        if self._session is None or self._session_is_ours:  # else its owner has yet to commit
+            now = self._kernel.clock.now()
+            self._snapshots.take(snapshots_due(self._aggregates.values(), self._drafts, self.tenant, now))

@@ -10,13 +10,16 @@ from cqrs_fastapi.storage.names import Names
 
 
 def snapshots_table(metadata: MetaData, names: Names) -> Table:
-    """A cache: one that does not fit the code is ignored. `subjects` are those whose keys its state is encrypted by."""
+    """A cache: one that does not fit the code, or whose event is gone, is ignored. `subjects` are those whose keys its
+    state is encrypted by.
+    """
     return Table(
         names.of("snapshots"),
         metadata,
         tenant(),
         text("stream"),
         Column("version", BigInteger, nullable=False),
+        Column("message_id", Uuid, nullable=False),
         text("fingerprint"),
         Column("state", LargeBinary, nullable=False),
         Column("subjects", JsonText, nullable=False, server_default="[]"),

@@ -121,7 +121,7 @@ BEGIN
             SELECT n.nr, t.version, t.archived OR t.deleted_at IS NOT NULL AS closed
             FROM unnest(s_tenant, s_stream) WITH ORDINALITY AS n(tenant, stream, nr)
             JOIN {schema}{prefix}streams t ON t.tenant = n.tenant AND t.stream = n.stream
-            ORDER BY n.nr FOR UPDATE OF t
+            ORDER BY n.nr FOR NO KEY UPDATE OF t
         LOOP
             versions[r.nr] := r.version; seen[r.nr] := true; closed[r.nr] := r.closed;
         END LOOP;
@@ -130,7 +130,7 @@ BEGIN
             SELECT n.nr, t.version, t.archived OR t.deleted_at IS NOT NULL AS closed
             FROM unnest(s_tenant, s_stream) WITH ORDINALITY AS n(tenant, stream, nr)
             JOIN {schema}{prefix}streams t ON t.tenant = n.tenant AND t.stream = n.stream
-            ORDER BY n.nr FOR UPDATE OF t SKIP LOCKED
+            ORDER BY n.nr FOR NO KEY UPDATE OF t SKIP LOCKED
         LOOP
             versions[r.nr] := r.version; seen[r.nr] := true; closed[r.nr] := r.closed;
         END LOOP;

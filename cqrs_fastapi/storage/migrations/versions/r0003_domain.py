@@ -29,6 +29,7 @@ def _snapshots(op: Operations, names: Names) -> None:
         sa.Column("tenant", sa.Text, nullable=False, server_default=""),
         sa.Column("stream", sa.Text, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("message_id", sa.Uuid, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
         sa.Column("state", sa.LargeBinary, nullable=False),
         sa.Column("subjects", JsonText, nullable=False, server_default="[]"),
