@@ -13,6 +13,7 @@ from example_app.adapters.container import Container
 from example_app.adapters.order_overview import OrderOverview
 from example_app.application import catalogue, customers, order_queries, orders, shipments
 from example_app.application.expiry import expire_unpaid_orders
+from example_app.domain.former_events import UPCASTERS
 from example_app.domain.refusals import OrderStateError, OutOfStockError, PaymentDeclinedError, ProductExistsError
 from example_app.entrypoints import customers as customer_routes
 from example_app.entrypoints import orders as order_routes
@@ -33,6 +34,7 @@ def make_cqrs(settings: Settings | None = None) -> CQRS:
         events.include(source.events)
     made = CQRS(requests=requests, events=events, container=Container(), settings=settings)
     made.projections.include(OrderOverview)
+    made.upcasters.include(*UPCASTERS)
     made.job(every=timedelta(minutes=1))(expire_unpaid_orders)
     return made
 

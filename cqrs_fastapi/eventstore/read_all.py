@@ -13,15 +13,18 @@ from cqrs_fastapi.eventstore.records import StoredEvent
 from cqrs_fastapi.storage.dialects import is_postgres
 from cqrs_fastapi.storage.tables import Tables
 
+EVERYBODY = None
+"""All tenants at once: for tools that look after the store, never for handlers."""
+
 
 @dataclass(frozen=True, slots=True)
 class AllRange:
-    """Events of a tenant with positions above `after`, of these types and categories (all, if empty).
+    """Events of a tenant, or of EVERYBODY, with positions above `after`, of these types and categories (all, if empty).
 
     `archived`: those of archived streams too.
     """
 
-    tenant: str
+    tenant: str | None
     after: int = 0
     types: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
@@ -63,10 +66,12 @@ def _read(connection: Connection, tables: Tables, wanted: AllRange, until: int, 
     events = tables.events.c
     query = (
         select(*stored_columns(tables))
-        .where(events.tenant == wanted.tenant, events.position > wanted.after, events.position <= until)
+        .where(events.position > wanted.after, events.position <= until)
         .order_by(events.position)
         .limit(at_most)
     )
+    if wanted.tenant is not EVERYBODY:
+        query = query.where(events.tenant == wanted.tenant)
     if wanted.types:
         query = query.where(events.type.in_(wanted.types))
     if wanted.categories:

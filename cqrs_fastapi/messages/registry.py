@@ -57,9 +57,9 @@ class EventRegistry:
         self._by_type[event_type] = self._by_name[key] = registered
 
     def named(self, name: str, version: int) -> RegisteredEvent:
-        """The class whose present name and version these are; UnknownMessageError if there is none."""
+        """The class that reads this version as it is, by its name or a former one; UnknownMessageError if none does."""
         try:
-            return self._by_name[name, version]
+            return self._by_name[self._chains.present(name), version]
         except KeyError:
             raise UnknownMessageError(name=name, version=version) from None
 

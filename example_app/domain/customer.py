@@ -22,7 +22,7 @@ class Address:
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 
 
-class CustomerRegistered(Event, name="customer.registered"):
+class CustomerRegistered(Event, name="customer.registered", version=3, aliases=("CustomerSignedUp",)):
     name: str
     email: str
     address: Address

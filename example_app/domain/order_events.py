@@ -24,7 +24,7 @@ class OrderLine:
     price: Money
 
 
-class OrderPlaced(ECSTEvent, name="order.placed", topic=ORDERS):
+class OrderPlaced(ECSTEvent, name="order.placed", version=3, topic=ORDERS):
     order_id: UUID
     customer_id: UUID
     lines: tuple[OrderLine, ...]

@@ -39,7 +39,7 @@ class OrderPaid(Event, name="order.paid", topic=_ORDERS):
 
 
 # What else is on the topic means nothing here. It must be known all the same: an unknown message becomes a dead letter.
-class OrderPlaced(NotificationEvent, name="order.placed", topic=_ORDERS):
+class OrderPlaced(NotificationEvent, name="order.placed", version=3, topic=_ORDERS):
     order_id: UUID
 
 
