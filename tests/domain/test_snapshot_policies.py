@@ -406,7 +406,7 @@ def fingerprint(source: str) -> str:
         ('{"x", "y", "z"}', '{"x", "y"}'),
         ("amount * by", "amount - by"),  # an inherited method
         ("by=1", "by=2"),  # a default
-        ("[int]\" = 2", "[int]\" = 3"),  # a constant of the class
+        ('[int]" = 2', '[int]" = 3'),  # a constant of the class
         ("Money(cents=0)", "Money(cents=1)"),  # a start value
         ("set(NAMES)", "set()"),
         ("min(amount", "max(amount"),  # a function of the module
@@ -416,11 +416,11 @@ def fingerprint(source: str) -> str:
         ("reason.upper()", "reason.lower()"),  # a property of an event
         ("version=1", "version=2"),
         ('name="deposited"', 'name="paid"'),
-        ("class Deposited(Event, name=\"deposited\", version=1):\n    cents: int", "class Deposited(Event, name=\"deposited\", version=1):\n    cents: float"),
+        ("version=1):\n    cents: int", "version=1):\n    cents: float"),  # the schema of an event
         ('reason: str = ""', 'reason: str | None = ""'),  # the schema of the state
         ("    @applies\n    def on_deposited", "    @applies\n    @traced\n    def on_deposited"),  # a wrapper
     ],
-)  # fmt: skip
+)
 def test_the_fingerprint_changes_with_what_a_fold_may_depend_on(old: str, new: str) -> None:
     assert BANK.count(old) == 1
     assert fingerprint(BANK.replace(old, new)) != fingerprint(BANK)
@@ -453,7 +453,7 @@ def test_the_fingerprint_stays_when_the_folds_have_run_often() -> None:
 
 
 def test_the_fingerprint_of_a_decider_sees_evolve_and_its_first_state() -> None:
-    source = '''
+    source = """
 from dataclasses import dataclass, replace
 from cqrs_fastapi import Decider, Event, every
 
@@ -474,7 +474,7 @@ class Account(Decider[Balance], snapshots=every(2)):
     @staticmethod
     def evolve(state: Balance, event: Deposited) -> Balance:
         return replace(state, cents=state.cents + event.cents)
-'''
+"""
     changed = [source.replace(".cents + event", ".cents - event"), source.replace("Balance(5)", "Balance(6)")]
     assert len({fingerprint(one) for one in (source, *changed)}) == 3
 
