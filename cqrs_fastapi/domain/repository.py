@@ -26,8 +26,10 @@ T = TypeVar("T")
 
 log = structlog.get_logger("cqrs_fastapi")
 
-FEW = 200
-"""Events that are read at once; a longer stream takes a second read."""
+FEW = 1_024
+"""Events that are read at once; a longer stream takes a second read. To fold so many takes as long as to read them, so
+that reading them elsewhere would not free the loop.
+"""
 MORE = 5_000
 """Events of that second read, and of each further one: they are folded one by one, and not all held at once."""
 
@@ -41,7 +43,7 @@ class TracksAggregates(Protocol):
     async def read(self, work: Callable[[Connection], T], /) -> T: ...
 
     async def read_few(self, work: Callable[[Connection], T], /) -> T:
-        """As `read`, for one statement that finds at most a few hundred rows."""
+        """As `read`, for one statement that finds about a thousand rows at most."""
         ...
 
     def track(self, aggregate: Aggregate, /) -> None:

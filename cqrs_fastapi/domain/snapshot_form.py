@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import CoreConfig, SchemaSerializer
+from pydantic_core import SchemaSerializer
 from typing_extensions import TypedDict
 
 from cqrs_fastapi.domain.fields import fields_of
@@ -35,7 +35,7 @@ class SnapshotForm:
         adapter = _adapter_of(cls.__name__, self._fields)
         self._read = adapter.validator.validate_json
         # The serializer of a TypedDict takes no notice of the configuration that its validator reads.
-        self._write = SchemaSerializer(adapter.core_schema, CoreConfig(**_JSON)).to_json
+        self._write = SchemaSerializer(adapter.core_schema, _JSON).to_json
 
     @cached_property
     def fingerprint(self) -> str:

@@ -96,7 +96,7 @@ class Database:
         return await self._backend.read(work)
 
     async def read_few(self, work: Callable[[Connection], T]) -> T:
-        """As `read`, for a work of one statement that finds at most a few hundred rows by an index.
+        """As `read`, for a work of one statement that finds about a thousand rows at most, by an index.
 
         On SQLite it runs in the calling thread, which it holds for that long.
         """

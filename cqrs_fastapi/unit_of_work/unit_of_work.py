@@ -151,7 +151,7 @@ class UnitOfWork:
         return await self._services.database.read(work)
 
     async def read_few(self, work: Callable[[Connection], T], /) -> T:
-        """As `read`, for one statement that finds at most a few hundred rows."""
+        """As `read`, for one statement that finds about a thousand rows at most."""
         if self._session is not None:
             return await self._services.database.run(self._session, work)
         return await self._services.database.read_few(work)

@@ -406,7 +406,7 @@ def fingerprint(source: str) -> str:
         ('{"x", "y", "z"}', '{"x", "y"}'),
         ("amount * by", "amount - by"),  # an inherited method
         ("by=1", "by=2"),  # a default
-        ("[int]\" = 2", "[int]\" = 3"),  # a constant of the class
+        ('[int]" = 2', '[int]" = 3'),  # a constant of the class
         ("Money(cents=0)", "Money(cents=1)"),  # a start value
         ("set(NAMES)", "set()"),
         ("min(amount", "max(amount"),  # a function of the module
@@ -416,11 +416,11 @@ def fingerprint(source: str) -> str:
         ("reason.upper()", "reason.lower()"),  # a property of an event
         ("version=1", "version=2"),
         ('name="deposited"', 'name="paid"'),
-        ("class Deposited(Event, name=\"deposited\", version=1):\n    cents: int", "class Deposited(Event, name=\"deposited\", version=1):\n    cents: float"),
+        ("version=1):\n    cents: int", "version=1):\n    cents: float"),  # the schema of an event
         ('reason: str = ""', 'reason: str | None = ""'),  # the schema of the state
         ("    @applies\n    def on_deposited", "    @applies\n    @traced\n    def on_deposited"),  # a wrapper
     ],
-)  # fmt: skip
+)
 def test_the_fingerprint_changes_with_what_a_fold_may_depend_on(old: str, new: str) -> None:
     assert BANK.count(old) == 1
     assert fingerprint(BANK.replace(old, new)) != fingerprint(BANK)

@@ -458,7 +458,7 @@ async def test_an_aggregate_whose_stream_is_truncated_while_it_is_loaded_is_whol
 ) -> None:
     account, reads = uuid4(), 0
     await cqrs.mediator.send(Deposit(account=account, amounts=(1,) * 10))
-    real = repository.read_page
+    real = repository.read_history
 
     def between_two_reads(*arguments: Any, **named: Any) -> Any:
         nonlocal reads
@@ -478,7 +478,7 @@ async def test_an_aggregate_whose_stream_is_truncated_while_it_is_loaded_is_whol
         def track(self, aggregate: Aggregate, /) -> None:
             return None
 
-    monkeypatch.setattr(repository, "read_page", between_two_reads)
+    monkeypatch.setattr(repository, "read_history", between_two_reads)
     monkeypatch.setattr(repository, "FEW", 4)
     accounts = repository.Repository(Account, Unit(cqrs.database), cqrs.database.tables, cqrs.engine.registry)
     loaded = await accounts.get(account)
