@@ -9,9 +9,14 @@ from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.domain.aggregate import Aggregate, state
 from cqrs_fastapi.domain.applies import applies
 from cqrs_fastapi.domain.decider import Decider
+from cqrs_fastapi.domain.diffs import Diff
 from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.root_entity import DeletedError, RootEntity
+from cqrs_fastapi.domain.root_events import Changed, Created, Deleted, Updated
+from cqrs_fastapi.domain.root_repository import Page, RootRepository
 from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
+from cqrs_fastapi.domain.tracked import Tracked, tracked
 from cqrs_fastapi.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -52,6 +57,7 @@ __all__ = [
     "Aggregate",
     "AnyEvent",
     "Behavior",
+    "Changed",
     "CircuitBreaker",
     "Clock",
     "Command",
@@ -59,7 +65,11 @@ __all__ = [
     "ConfigurationError",
     "CqrsContainer",
     "CqrsError",
+    "Created",
     "Decider",
+    "Deleted",
+    "DeletedError",
+    "Diff",
     "DomainError",
     "ECSTEvent",
     "Entity",
@@ -78,6 +88,7 @@ __all__ = [
     "NextHandler",
     "NotFoundError",
     "NotificationEvent",
+    "Page",
     "Projection",
     "Provides",
     "Query",
@@ -86,13 +97,17 @@ __all__ = [
     "RequestHandler",
     "RequestMap",
     "RequestMediator",
+    "RootEntity",
+    "RootRepository",
     "Settings",
     "StreamHandler",
     "StreamRequest",
     "Tick",
+    "Tracked",
     "UnavailableError",
     "UnitOfWork",
     "UnknownOutcomeError",
+    "Updated",
     "ValueObject",
     "ValueObjectSet",
     "applies",
@@ -104,4 +119,5 @@ __all__ = [
     "on",
     "query",
     "state",
+    "tracked",
 ]

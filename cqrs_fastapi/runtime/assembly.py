@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.root_entity import RootEntity
+from cqrs_fastapi.domain.root_repository import RootRepository
 from cqrs_fastapi.errors import ConfigurationError, RegistrationError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.compiler import Compiler
@@ -100,8 +102,8 @@ def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) 
     """Events that are handled, folded by an aggregate somebody loads, or registered by hand; each once."""
     found: dict[type[AnyEvent], None] = {binding.event_type: None for binding in blueprint.event_bindings()}
     for origin, *arguments in injector.requested:
-        if origin is Repository:
-            found.update(dict.fromkeys(_folded_by(arguments[0], problems)))
+        if origin in (Repository, RootRepository):
+            found.update(dict.fromkeys(_folded_by(origin, arguments[0], problems)))
     for cls in blueprint.registered:
         if issubclass(cls, Aggregate):
             found.update(dict.fromkeys(cls.__folds__))
@@ -110,10 +112,15 @@ def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) 
     return [event_type for event_type in found if _is_event(event_type, problems)]
 
 
-def _folded_by(aggregate: Any, problems: list[str]) -> Iterable[type[AnyEvent]]:
-    if isinstance(aggregate, type) and issubclass(aggregate, Aggregate):
-        return aggregate.__folds__
-    problems.append(f"Repository[{aggregate!r}] is asked for, and that is no Aggregate; inherit from Aggregate")
+def _folded_by(repository: type, aggregate: Any, problems: list[str]) -> Iterable[type[AnyEvent]]:
+    base = Aggregate if repository is Repository else RootEntity
+    if isinstance(aggregate, type) and issubclass(aggregate, base):
+        if base is RootEntity or not issubclass(aggregate, RootEntity):
+            return aggregate.__folds__
+        problems.append(f"Repository[{aggregate.__name__}] is asked for; write RootRepository[{aggregate.__name__}]")
+        return ()
+    wanted = f"{repository.__name__}[{aggregate!r}]"
+    problems.append(f"{wanted} is asked for, and that is no {base.__name__}; inherit from {base.__name__}")
     return ()
 
 

@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.root_entity import RootEntity
+from cqrs_fastapi.domain.root_repository import RootRepository
 from cqrs_fastapi.eventstore.store import EventStore
 from cqrs_fastapi.mediation.event_mediator import EventMediator
 from cqrs_fastapi.mediation.injection import Builtin
@@ -36,6 +38,7 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         AsyncSession: Builtin(lambda scope: unit_of(scope).session),
         UnitOfWork: Builtin(unit_of),
         Repository: Builtin(lambda scope, aggregate: _repository(scope, aggregate, assembly)),
+        RootRepository: Builtin(lambda scope, root: _root_repository(scope, root, assembly)),
         EventStore: Builtin(lambda scope: EventStore(unit_of(scope), assembly.database.tables, assembly.registry)),
         RequestMediator: Builtin(lambda scope: scope.mediator),
         EventMediator: Builtin(lambda scope: scope.event_mediator),
@@ -53,3 +56,7 @@ def unit_of(scope: Scope) -> UnitOfWork:
 
 def _repository(scope: Scope, aggregate: type[Aggregate], assembly: Assembly) -> Repository[Any]:
     return Repository(aggregate, unit_of(scope), assembly.database.tables, assembly.registry)
+
+
+def _root_repository(scope: Scope, root: type[RootEntity], assembly: Assembly) -> RootRepository[Any]:
+    return RootRepository(root, unit_of(scope), assembly.database.tables, assembly.registry)
