@@ -44,7 +44,8 @@ class Created(Event, Generic[R_co]):
     the handler that creates, for whoever reads the event, and after every replay.
     """
 
-    __event_types__: ClassVar[Sequence[type[AnyEvent]]] = ()
+    if not TYPE_CHECKING:
+        __event_types__ = ()  # by itself it stands for none
 
     id: UUID
     at: datetime
@@ -61,7 +62,8 @@ class Updated(Event, Generic[R_co]):
     Stored as `ProductUpdated.price`. `diff` is the change by the field's name, which folds into an older state.
     """
 
-    __event_types__: ClassVar[Sequence[type[AnyEvent]]] = ()
+    if not TYPE_CHECKING:
+        __event_types__ = ()  # by itself it stands for none
 
     id: UUID
     at: datetime
@@ -85,7 +87,8 @@ class Changed(Updated[R_co], Generic[R_co, T_co]):
     `ProductUpdated.tags.create`, `.update` and `.delete`.
     """
 
-    __event_types__: ClassVar[Sequence[type[AnyEvent]]] = ()
+    if not TYPE_CHECKING:
+        __event_types__ = ()  # by itself it stands for none
 
     value: T_co
 
@@ -102,7 +105,8 @@ class Changed(Updated[R_co], Generic[R_co, T_co]):
 class Deleted(Event, Generic[R_co]):
     """`Deleted[Product]`: a root entity is gone. Stored as `ProductDeleted`."""
 
-    __event_types__: ClassVar[Sequence[type[AnyEvent]]] = ()
+    if not TYPE_CHECKING:
+        __event_types__ = ()  # by itself it stands for none
 
     id: UUID
     at: datetime

@@ -112,7 +112,7 @@ class RootRepository(Repository[R], Generic[R]):
         wanted = list(ids)
         rows = await self._rows({one for one in wanted if self._held(one) is None})
         for row in rows.values():
-            self._track(await self._restored(row))
+            await self._of(row)
         return [await self.get(one) for one in wanted]
 
     async def find(
@@ -128,7 +128,7 @@ class RootRepository(Repository[R], Generic[R]):
         """
         search = self._search(condition, ordering, limit, after)
         page = await self._page(search)
-        return Page(tuple([self._track(await self._restored(row)) for row in page]), next_cursor(search, page))
+        return Page(tuple([await self._of(row) for row in page]), next_cursor(search, page))
 
     async def stream(
         self,
@@ -142,8 +142,7 @@ class RootRepository(Repository[R], Generic[R]):
             search = self._search(condition, ordering, PAGE, after)
             page = await self._page(search)
             for row in page:
-                root = await self._restored(row)
-                yield root if self._roots.is_read_only else self._track(root)
+                yield await (self._restored(row) if self._roots.is_read_only else self._of(row))
             if (after := next_cursor(search, page)) is None:
                 return
 
@@ -192,10 +191,13 @@ class RootRepository(Repository[R], Generic[R]):
         rows = await self._rows({id})
         return await self._restored(rows[id]) if id in rows else await self._replayed(id)
 
+    async def _of(self, row: RootState) -> R:
+        """The one object that the unit of work has for this row."""
+        known = self._held(row.id)
+        return self._track(await self._restored(row)) if known is None else known
+
     async def _restored(self, row: RootState) -> R:
-        """The root of a row, or folded from its events where the code cannot read the row any more."""
-        if (known := self._held(row.id)) is not None:
-            return known
+        """A new object for a row, or folded from its events where the code cannot read the row any more."""
         root = self._aggregate_type(row.id)
         try:
             restore(root, row)
@@ -218,10 +220,10 @@ class RootRepository(Repository[R], Generic[R]):
         )
 
     async def _page(self, search: Search) -> list[RootState]:
-        own = {root.id: present_row(root) for root in self._mine() if root.is_touched}
-        search = replace(search, but=frozenset(own))
+        touched = [root for root in self._mine() if root.is_touched]
+        search = replace(search, but=frozenset(root.id for root in touched))
         stored = await self._roots.read(partial(find_states, tables=self._tables, search=search))
-        return merge(search, stored, own.values())
+        return merge(search, stored, [present_row(root) for root in touched if root.exists])
 
     def _search(self, condition: Condition, ordering: Ordering, limit: int | None, after: str | None) -> Search:
         return Search(self._roots.tenant, self._aggregate_type.__category__, condition, ordering, limit, after)
