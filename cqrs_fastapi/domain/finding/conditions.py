@@ -34,10 +34,10 @@ class Condition:
     FALSE: ClassVar[Condition]
 
     def __and__(self, other: Condition) -> Condition:
-        return Condition.all_of(self, other) if isinstance(other, Condition) else NotImplemented
+        return Condition.all_of(self, other)
 
     def __or__(self, other: Condition) -> Condition:
-        return Condition.any_of(self, other) if isinstance(other, Condition) else NotImplemented
+        return Condition.any_of(self, other)
 
     def __invert__(self) -> Condition:
         raise NotImplementedError
@@ -132,7 +132,7 @@ def joined_unbounded(kind: type[Every | Some], conditions: Iterable[Condition], 
 
 def _joined(kind: type[Every | Some], conditions: tuple[Condition, ...], *, neutral: Condition) -> Condition:
     for given in conditions:
-        _require_condition(given)
+        require_condition(given)
     joined = joined_unbounded(kind, conditions, neutral=neutral)
     comparisons, nested = _size(joined)
     if comparisons > MOST_COMPARISONS:
@@ -145,7 +145,8 @@ def _joined(kind: type[Every | Some], conditions: tuple[Condition, ...], *, neut
     return joined
 
 
-def _require_condition(given: Any) -> None:
+def require_condition(given: Any) -> None:
+    """TypeError for what is none, such as the outcome of a comparison that was no field's."""
     if not isinstance(given, Condition):
         raise TypeError(f"{given!r} is no condition; compare a field: Product.price < 10")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, TypeVar
 from uuid import UUID
 
@@ -92,7 +93,7 @@ class Field(Generic[T]):
             shape = shape.closed(self._shape.unsearchable)
         return Field((*self._path, name), shape)
 
-    def shape(self) -> Shape:
+    def searched_as(self) -> Shape:
         """What its type means to a search."""
         return self._shape
 
@@ -118,6 +119,14 @@ class Field(Generic[T]):
 
     def __hash__(self) -> NoReturn:  # its equality says what is looked for
         raise TypeError(f"the field {self} is no key; write str(field)")
+
+    def _without_parentheses(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"the field {self} stands next to &, | or ~; put parentheses around each comparison: "
+            f"({self} == value) & (...)"
+        )
+
+    __and__ = __rand__ = __or__ = __ror__ = __invert__ = _without_parentheses
 
     def __iter__(self) -> NoReturn:
         raise TypeError(f"the field {self} holds no values; give it to find in a condition")
@@ -163,5 +172,5 @@ def field_of(name: str, annotation: object) -> Field[Any]:
 
 ID_FIELD: Final[Field[UUID]] = Field(("id",), Shape(kind=IDENTITY), is_column=True)
 VERSION_FIELD: Final[Field[int]] = Field(("version",), Shape(kind=INT), is_column=True)
-CREATED_AT_FIELD: Final[Field[Any]] = Field(("created_at",), Shape(kind=MOMENT), is_column=True)
-UPDATED_AT_FIELD: Final[Field[Any]] = Field(("updated_at",), Shape(kind=MOMENT), is_column=True)
+CREATED_AT_FIELD: Final[Field[datetime]] = Field(("created_at",), Shape(kind=MOMENT), is_column=True)
+UPDATED_AT_FIELD: Final[Field[datetime]] = Field(("updated_at",), Shape(kind=MOMENT), is_column=True)

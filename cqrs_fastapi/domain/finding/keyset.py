@@ -119,6 +119,6 @@ def _compared(place: Place, value: object) -> Comparable | None:
         checked_text(value)
         if place.is_column and compared is not None:
             column_value(place, compared)
-    except (SearchError, ValueError, OverflowError):
+    except (SearchError, ValueError):
         return None
     return compared

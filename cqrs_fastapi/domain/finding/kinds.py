@@ -35,8 +35,8 @@ Comparable = str | Decimal
 
 _MOST_DIGITS = 1_000
 _LARGEST_EXPONENT = 999
-_LONGEST_DURATION = timedelta(days=100_000)
-"""Its seconds are exact as a float, down to the microsecond."""
+_LONGEST_DURATION = timedelta(days=36_500)
+"""Its seconds are exact as a float, down to the microsecond, and pydantic reads them so."""
 
 
 class Form(Enum):

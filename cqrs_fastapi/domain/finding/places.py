@@ -71,13 +71,14 @@ _LARGEST_VERSION = (1 << 63) - 1
 
 
 def column_value(place: Place, value: Comparable) -> UUID | int | datetime:
-    """A compared value as the place's column holds it. ValueError or OverflowError for one that it cannot hold."""
+    """A compared value as the place's column holds it. ValueError for one that it cannot hold."""
     if place == ID:
         return UUID(str(value))
     if place == VERSION:
-        if abs(int(value)) > _LARGEST_VERSION:
-            raise OverflowError("no version is so large")
-        return int(value)
+        version = int(value)
+        if version != value or abs(version) > _LARGEST_VERSION:
+            raise ValueError(f"{value} is no version")
+        return version
     moment = datetime.fromisoformat(str(value))
     if moment.tzinfo is None:
         raise ValueError(f"{value} has no time zone")

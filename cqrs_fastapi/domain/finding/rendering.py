@@ -27,7 +27,7 @@ def render_state(fields: Iterable[Field[Any]], state: Mapping[str, Any]) -> dict
     is kept. SearchError for what cannot be stored on both databases (NUL in a text, NaN, an int of more than a thousand
     digits, values nested deeper than 64) and for a moment without a time zone.
     """
-    shapes = {str(field): field.shape() for field in fields}
+    shapes = {str(field): field.searched_as() for field in fields}
     return {_checked(name, name, 0): _rendered(shapes.get(name), value, name, 1) for name, value in state.items()}
 
 

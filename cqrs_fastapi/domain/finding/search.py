@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Executable, select
 
 from cqrs_fastapi.domain.finding import keyset
-from cqrs_fastapi.domain.finding.conditions import Condition
+from cqrs_fastapi.domain.finding.conditions import Condition, require_condition
 from cqrs_fastapi.domain.finding.memory import matches, sort_key
 from cqrs_fastapi.domain.finding.ordering import BY_ID, Ordering
 from cqrs_fastapi.domain.finding.places import ID, RootState
@@ -35,6 +35,9 @@ class Search:
     """Not looked for in the database: the unit of work holds them, changed, created or deleted."""
 
     def __post_init__(self) -> None:
+        require_condition(self.condition)
+        if not isinstance(self.ordering, Ordering):
+            raise TypeError(f"{self.ordering!r} is no ordering; write Product.price.ascending()")
         if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
             raise ValueError(f"limit is {self.limit!r}; write the number of entities of a page, 1 or more, or None")
 

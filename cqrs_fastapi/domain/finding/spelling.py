@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -28,12 +29,15 @@ from sqlalchemy import cast as sql_cast
 from cqrs_fastapi.domain.finding.kinds import NUMBERS, Comparable, Form
 from cqrs_fastapi.domain.finding.places import Place, column_value
 from cqrs_fastapi.domain.finding.texts import Pattern
+from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.storage.column_types import utc_text
 from cqrs_fastapi.storage.sortable_numbers import FUNCTION, LONGEST, NUMBER, sortable
 from cqrs_fastapi.storage.tables import Tables
 
 Truth = ColumnElement[bool]
+_OLDEST_SQLITE = (3, 38)
+"""The first with `->`, which gives a number as it is written."""
 
 
 class Spelling(Protocol):
@@ -113,6 +117,14 @@ class _Postgres(_Kept):
 
 class _Sqlite(_Kept):
     """Texts by their bytes in UTF-8; numbers as sortable texts, since 64 bits are not enough; many values as JSON."""
+
+    def __init__(self, tables: Tables) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise ConfigurationError(
+                f"root entities are searched on SQLite 3.38 or newer, this Python has {sqlite3.sqlite_version}; "
+                f"use a newer one, or PostgreSQL"
+            )
+        super().__init__(tables)
 
     def _in_state(self, place: Place) -> ColumnElement[Any]:
         path: ColumnElement[str] = literal_column("'$" + "".join(f'."{name}"' for name in place.path) + "'")

@@ -33,7 +33,7 @@ def write_states(
 def mark_deleted(
     connection: Connection, tables: Tables, tenant: str, category: str, id: UUID, *, version: int, at: datetime
 ) -> None:
-    """Keep the row without its state. Its `version` is that of the deletion."""
+    """Keep the row without its state; make such a row if there was none. `version` is that of the deletion."""
     write_states(connection, tables, tenant, category, [RootState(id, version, {}, at, at, deleted_at=at)])
 
 

@@ -26,8 +26,8 @@ async def stream_states(
     """
     mine = _Own(search, find_in(search, own))
     left = search.limit
-    async with database.session(read_only=True) as session:
-        with before_commit():
+    with before_commit():
+        async with database.session(read_only=True) as session:
             query = statement(database.dialect, database.tables, search)
             result = await session.stream(query, execution_options={"yield_per": AT_ONCE})
             try:
