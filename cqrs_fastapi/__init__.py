@@ -9,11 +9,16 @@ from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.domain.aggregate import Aggregate, state
 from cqrs_fastapi.domain.applies import applies
 from cqrs_fastapi.domain.decider import Decider
+from cqrs_fastapi.domain.diffs import Diff
 from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
 from cqrs_fastapi.domain.refs import Ref, RefResolver, resolve_refs
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.root_entity import DeletedError, RootEntity
+from cqrs_fastapi.domain.root_events import Changed, Created, Deleted, Updated
+from cqrs_fastapi.domain.root_repository import Page, RootRepository
 from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
 from cqrs_fastapi.domain.snapshots import every, when_loading_takes
+from cqrs_fastapi.domain.tracked import Tracked, tracked
 from cqrs_fastapi.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -55,6 +60,7 @@ __all__ = [
     "Aggregate",
     "AnyEvent",
     "Behavior",
+    "Changed",
     "CircuitBreaker",
     "Clock",
     "Command",
@@ -62,7 +68,11 @@ __all__ = [
     "ConfigurationError",
     "CqrsContainer",
     "CqrsError",
+    "Created",
     "Decider",
+    "Deleted",
+    "DeletedError",
+    "Diff",
     "DomainError",
     "ECSTEvent",
     "Entity",
@@ -81,6 +91,7 @@ __all__ = [
     "NextHandler",
     "NotFoundError",
     "NotificationEvent",
+    "Page",
     "Projection",
     "Provides",
     "Query",
@@ -91,14 +102,18 @@ __all__ = [
     "RequestHandler",
     "RequestMap",
     "RequestMediator",
+    "RootEntity",
+    "RootRepository",
     "Settings",
     "StreamHandler",
     "StreamRequest",
     "Tick",
+    "Tracked",
     "UnavailableError",
     "UnitOfWork",
     "UnknownOutcomeError",
     "Upcast",
+    "Updated",
     "ValueObject",
     "ValueObjectSet",
     "applies",
@@ -112,6 +127,7 @@ __all__ = [
     "query",
     "resolve_refs",
     "state",
+    "tracked",
     "upcasts",
     "when_loading_takes",
 ]

@@ -76,13 +76,7 @@ class Repository(Generic[A]):
         aggregate = await self._load(id)
         if aggregate.is_new and not aggregate.recorded:
             raise NotFoundError(kind=self._aggregate_type.__name__, identifier=str(id))
-        if expected_version is not None and aggregate.version != expected_version:
-            raise ConcurrencyError(
-                stream=aggregate.stream,
-                expected=describe(expected_version),
-                actual=aggregate.version,
-                retryable=False,
-            )
+        require_version(aggregate, expected_version)
         return aggregate
 
     async def get_or_new(self, id: UUID) -> A:
@@ -98,14 +92,18 @@ class Repository(Generic[A]):
         known = self._unit_of_work.tracked(aggregate.stream)
         if known is not None:
             return self._same_type(known)
-        try:
-            await self._replay(aggregate)
-        except StreamTruncatedError:
-            # It was cut between two reads. From the start it begins with a summary of what has just gone.
-            aggregate = self._aggregate_type(id)
-            await self._replay(aggregate)
+        aggregate = await self._folded(aggregate)
         self._unit_of_work.track(aggregate)
         return aggregate
+
+    async def _folded(self, new: A) -> A:
+        try:
+            await self._replay(new)
+        except StreamTruncatedError:
+            # It was cut between two reads. From the start it begins with a summary of what has just gone.
+            new = self._aggregate_type(new.id)
+            await self._replay(new)
+        return new
 
     async def _replay(self, aggregate: A) -> None:
         """Fold what is stored: the first events, which mostly are all there are, and then the rest."""
@@ -146,3 +144,11 @@ class Repository(Generic[A]):
                 f"give one of the classes another category"
             )
         return known
+
+
+def require_version(aggregate: Aggregate, expected: int | None) -> None:
+    """ConcurrencyError, which is not retried, unless it is at the version that the caller names."""
+    if expected is not None and aggregate.version != expected:
+        raise ConcurrencyError(
+            stream=aggregate.stream, expected=describe(expected), actual=aggregate.version, retryable=False
+        )

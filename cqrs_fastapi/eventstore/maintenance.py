@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
@@ -65,6 +66,7 @@ def delete_stream(connection: Connection, tables: Tables, stream: str, *, tenant
 
     Raises NotFoundError, StreamDeletedError if it is one already, and ReadersBehindError.
     """
+    _forget_state(connection, tables, stream, tenant)
     found = _locked(connection, tables, stream, tenant)
     _take_away(connection, tables, _Events(tenant, stream, found.version))
     row = _row(tables, stream, tenant)
@@ -88,6 +90,21 @@ def truncate(connection: Connection, tables: Tables, stream: str, *, tenant: str
     _take_away(connection, tables, _Events(tenant, stream, version))
     row = _row(tables, stream, tenant)
     connection.execute(update(tables.streams).where(*row).values(truncated_before=version + 1))
+
+
+def _forget_state(connection: Connection, tables: Tables, stream: str, tenant: str) -> None:
+    """The row of a root entity goes with its events, from which alone it was made. Whoever changes a root entity locks
+    its row before its stream, and so does this.
+    """
+    states, streams = tables.root_states, tables.streams.c
+    category = connection.execute(select(streams.category).where(*_row(tables, stream, tenant))).scalar()
+    try:
+        root = UUID(stream.removeprefix(f"{category}-"))
+    except ValueError:
+        return  # no root entity has such a name
+    connection.execute(
+        delete(states).where(states.c.tenant == tenant, states.c.category == category, states.c.id == root)
+    )
 
 
 @dataclass(frozen=True, slots=True)

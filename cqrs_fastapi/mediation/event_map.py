@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.handlers import EventHandler
-from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.messages.events import AnyEvent, EventTypes, event_types_of
 
 E = TypeVar("E", bound=AnyEvent)
 P = ParamSpec("P")
@@ -50,7 +50,7 @@ class EventMap:
     @overload
     def bind(
         self,
-        event: type[E],
+        event: type[E] | EventTypes[E],
         handler: type[EventHandler[E]],
         /,
         *,
@@ -63,7 +63,7 @@ class EventMap:
     @overload
     def bind(
         self,
-        event: type[E],
+        event: type[E] | EventTypes[E],
         handler: Callable[Concatenate[E, P], Awaitable[None]],
         /,
         *,
@@ -75,7 +75,7 @@ class EventMap:
     ) -> None: ...
     def bind(
         self,
-        event: type,
+        event: object,
         handler: object,
         /,
         *,
@@ -85,7 +85,7 @@ class EventMap:
         unknown: Unknown = "hold",
         behaviors: Sequence[Behavior] = (),
     ) -> None:
-        """Let `handler` react to `event`.
+        """Let `handler` react to `event`, or to each of the events that it stands for.
 
         `name` is what a durable handler is called in the inbox; it defaults to the handler's own name. Renaming it
         makes it a new handler. A new handler begins at the present, or with `from_start` at the oldest event of this
@@ -93,11 +93,14 @@ class EventMap:
         does with an event of its kind that this code cannot read yet.
         """
         consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
-        self._bindings.append(EventBinding(event, handler, when, consumer, tuple(behaviors), from_start, unknown))
+        self._bindings += (
+            EventBinding(event_type, handler, when, consumer, tuple(behaviors), from_start, unknown)
+            for event_type in event_types_of(event)
+        )
 
     def on(
         self,
-        event: type[E],
+        event: type[E] | EventTypes[E],
         /,
         *,
         when: When = "durable",

@@ -122,6 +122,31 @@ AnyEvent: TypeAlias = Event | DataclassLike | StructLike
 E = TypeVar("E", bound=AnyEvent)
 
 
+E_co = TypeVar("E_co", bound=AnyEvent, covariant=True)
+
+
+class EventTypes(Protocol[E_co]):
+    """Stands for several classes of events that one handler takes alike: a field of a root entity."""
+
+    @property
+    def __event_types__(self) -> Sequence[type[E_co]]: ...
+
+
+def event_types_of(given: Any) -> Sequence[type]:
+    """The classes that a binding names: those that it stands for, or itself."""
+    stands_for = (
+        vars(given).get("__event_types__") if isinstance(given, type) else getattr(given, "__event_types__", None)
+    )
+    if stands_for is None:
+        return (given,)
+    if not stands_for:
+        raise TypeError(
+            f"{getattr(given, '__name__', given)} stands for no events; write which root entity's: [Product]"
+        )
+    types: Sequence[type] = stands_for
+    return types
+
+
 def tags_of(event: AnyEvent) -> tuple[str, ...]:
     """The tags of one event. A field that is None gives none; a list or a set gives one for each of its members."""
     fields = definition_of(type(event)).tags

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from cqrs_fastapi.mediation.event_map import EventBinding, Unknown
-from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.messages.events import AnyEvent, EventTypes, event_types_of
 
 E = TypeVar("E", bound=AnyEvent)
 P = ParamSpec("P")
@@ -45,11 +45,11 @@ class Projection:
         cls.__projection__ = f"{name or cls.__name__}.v{version}"
 
 
-def on(event: type[E], /) -> Callable[[Method[Self, E, P]], Method[Self, E, P]]:
+def on(event: type[E] | EventTypes[E], /) -> Callable[[Method[Self, E, P]], Method[Self, E, P]]:
     """Mark a projection's method as what it does with this event."""
 
     def mark(method: Method[Self, E, P]) -> Method[Self, E, P]:
-        marked: list[type] = [*getattr(method, "__projects__", ()), event]
+        marked: list[type] = [*getattr(method, "__projects__", ()), *event_types_of(event)]
         method.__projects__ = marked  # type: ignore[attr-defined]  # the mark itself
         return method
 

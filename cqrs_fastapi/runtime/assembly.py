@@ -11,6 +11,8 @@ from typing import Any, cast
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.refs import give_resolver
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.root_entity import RootEntity
+from cqrs_fastapi.domain.root_repository import RootRepository
 from cqrs_fastapi.errors import ConfigurationError, RegistrationError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.compiler import Compiler
@@ -112,8 +114,8 @@ def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) 
     """Events that are handled, folded by an aggregate somebody loads, or registered by hand; each once."""
     found: dict[type[AnyEvent], None] = {binding.event_type: None for binding in blueprint.event_bindings()}
     for origin, *arguments in injector.requested:
-        if origin is Repository:
-            found.update(dict.fromkeys(_folded_by(arguments[0], problems)))
+        if origin in (Repository, RootRepository):
+            found.update(dict.fromkeys(_folded_by(origin, arguments[0], problems)))
     for cls in blueprint.registered:
         if issubclass(cls, Aggregate):
             found.update(dict.fromkeys(cls.__folds__))
@@ -124,7 +126,7 @@ def _event_types(blueprint: Blueprint, injector: Injector, problems: list[str]) 
 
 def _aggregates(blueprint: Blueprint, injector: Injector) -> list[type[Aggregate]]:
     """Those that somebody loads, or that are registered by hand; each once."""
-    loaded = [arguments[0] for origin, *arguments in injector.requested if origin is Repository]
+    loaded = [arguments[0] for origin, *arguments in injector.requested if origin in (Repository, RootRepository)]
     known = dict.fromkeys((*loaded, *blueprint.registered))
     return [one for one in known if isinstance(one, type) and issubclass(one, Aggregate)]
 
@@ -139,10 +141,15 @@ def _handlers(blueprint: Blueprint) -> Iterator[object]:
         yield job.handler
 
 
-def _folded_by(aggregate: Any, problems: list[str]) -> Iterable[type[AnyEvent]]:
-    if isinstance(aggregate, type) and issubclass(aggregate, Aggregate):
-        return aggregate.__folds__
-    problems.append(f"Repository[{aggregate!r}] is asked for, and that is no Aggregate; inherit from Aggregate")
+def _folded_by(repository: type, aggregate: Any, problems: list[str]) -> Iterable[type[AnyEvent]]:
+    base = Aggregate if repository is Repository else RootEntity
+    if isinstance(aggregate, type) and issubclass(aggregate, base):
+        if base is RootEntity or not issubclass(aggregate, RootEntity):
+            return aggregate.__folds__
+        problems.append(f"Repository[{aggregate.__name__}] is asked for; write RootRepository[{aggregate.__name__}]")
+        return ()
+    wanted = f"{repository.__name__}[{aggregate!r}]"
+    problems.append(f"{wanted} is asked for, and that is no {base.__name__}; inherit from {base.__name__}")
     return ()
 
 

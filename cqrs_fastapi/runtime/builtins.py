@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.refs import Identified, RefResolver, UnresolvedRefError
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.root_entity import RootEntity
+from cqrs_fastapi.domain.root_repository import RootRepository
 from cqrs_fastapi.errors import NotFoundError
 from cqrs_fastapi.eventstore.store import EventStore
 from cqrs_fastapi.mediation.event_mediator import EventMediator
@@ -42,6 +44,7 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         AsyncSession: Builtin(lambda scope: unit_of(scope).session),
         UnitOfWork: Builtin(unit_of),
         Repository: Builtin(lambda scope, aggregate: _repository(scope, aggregate, assembly)),
+        RootRepository: Builtin(lambda scope, root: _root_repository(scope, root, assembly)),
         EventStore: Builtin(lambda scope: EventStore(unit_of(scope), assembly.database.tables, assembly.registry)),
         RefResolver: Builtin(
             lambda scope: OwnAggregates(lambda aggregate: _repository(scope, aggregate, assembly)), replaceable=True
@@ -85,3 +88,7 @@ def unit_of(scope: Scope) -> UnitOfWork:
 
 def _repository(scope: Scope, aggregate: type[Aggregate], assembly: Assembly) -> Repository[Any]:
     return Repository(aggregate, unit_of(scope), assembly.database.tables, assembly.registry)
+
+
+def _root_repository(scope: Scope, root: type[RootEntity], assembly: Assembly) -> RootRepository[Any]:
+    return RootRepository(root, unit_of(scope), assembly.database.tables, assembly.registry)

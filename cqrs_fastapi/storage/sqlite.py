@@ -14,6 +14,7 @@ from sqlalchemy.util import await_only
 
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError, UnavailableError
 from cqrs_fastapi.settings import Settings
+from cqrs_fastapi.storage import sortable_numbers
 from cqrs_fastapi.storage.driver_errors import before_commit
 from cqrs_fastapi.storage.sqlite_here import HereReader, HereWriter
 from cqrs_fastapi.storage.sqlite_readers import SqliteReaders
@@ -158,6 +159,7 @@ def _configure(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+    connection.create_function(sortable_numbers.FUNCTION, 1, sortable_numbers.sortable_json, deterministic=True)
 
 
 def _forbid_writes(connection: Any, _: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cqrs_fastapi.testing.handler_scenarios import scenario
+from cqrs_fastapi.testing.root_events import changed, created, deleted
 from cqrs_fastapi.testing.scenarios import given
 
-__all__ = ["given", "scenario"]
+__all__ = ["changed", "created", "deleted", "given", "scenario"]

@@ -9,14 +9,13 @@ from uuid import UUID
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.decider import Decider
+from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.testing.differences import require_raised, require_same, told
+from cqrs_fastapi.testing.root_events import A_TIME, AN_ID
 
 A = TypeVar("A", bound=Aggregate)
 X = TypeVar("X", bound=Exception)
-
-AN_ID = UUID("00000000-0000-7000-8000-000000000001")
-"""Of aggregates whose id does not matter."""
 
 
 def given(aggregate: type[A], *history: AnyEvent, id: UUID = AN_ID) -> Given[A]:
@@ -47,6 +46,8 @@ class Given(Generic[A]):
         try:
             for _ in range(number_of_times):
                 action()
+            if isinstance(self._aggregate, RootEntity):
+                self._aggregate.record_changes(A_TIME)  # as the unit of work does when it commits
         except Exception as error:  # noqa: BLE001  # whatever was raised is what the test is about
             return Outcome(self._aggregate, error)
         return Outcome(self._aggregate, None)

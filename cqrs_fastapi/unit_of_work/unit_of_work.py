@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.root_entity import RootEntity
+from cqrs_fastapi.domain.root_rows import rows_of
 from cqrs_fastapi.errors import ReadOnlyError
 from cqrs_fastapi.eventstore.append import append
 from cqrs_fastapi.eventstore.appender import FEW, Appender
@@ -128,6 +132,21 @@ class UnitOfWork:
     def tracked(self, stream: str, /) -> Aggregate | None:
         return self._aggregates.get(stream)
 
+    def held(self) -> Iterable[Aggregate]:
+        """All aggregates that were loaded or added."""
+        return self._aggregates.values()
+
+    def now(self) -> datetime:
+        return self._kernel.clock.now()
+
+    def new_id(self) -> UUID:
+        return self._kernel.ids()
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it belongs to a query."""
+        return self._read_only
+
     def join(self, work: Work, /) -> None:
         """Run `work` in the commit's transaction, before the events are appended; its error rolls everything back."""
         self._joined.append(work)
@@ -176,6 +195,8 @@ class UnitOfWork:
         """
         prepared = prepare_rows(self._drafts, self._services.registry, self._services.routing, self._services.limits)
         give_way(one.stream for one in prepared.appends)
+        if prepared.appends and (rows := rows_of(self._aggregates.values())):
+            self.join(rows.writing(self._services.database.tables, self.tenant))
         if self._session is not None and self._read_only:
             await self._session.close()
         elif self._session is not None:
@@ -229,6 +250,8 @@ class UnitOfWork:
             one.refuse_changes()
         drafts: list[Draft] = []
         for stream, aggregate in self._aggregates.items():
+            if isinstance(aggregate, RootEntity):
+                aggregate.record_changes(self.now())
             recorded = aggregate.recorded
             for event in recorded[self._seen.get(stream, 0) :]:
                 expected = aggregate.version or NO_STREAM

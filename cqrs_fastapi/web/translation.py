@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 
+from cqrs_fastapi.domain.root_entity import DeletedError
 from cqrs_fastapi.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -49,6 +50,7 @@ class Answer:
 _ANSWERS: Final[Mapping[type[BaseException], Answer]] = {
     DomainError: Answer(422),
     NotFoundError: Answer(404),
+    DeletedError: Answer(410),
     ConcurrencyError: Answer(
         409, "Somebody else changed this meanwhile; nothing was written. Read it and decide again.", 1
     ),
