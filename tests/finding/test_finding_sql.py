@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 LATER = NOW + timedelta(days=1)
-few = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=80)
+few = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 fewer = settings(few, max_examples=40)
 
 
@@ -261,16 +261,18 @@ async def test_values_that_lie_close_together_are_told_apart(database: Database,
 NAMES = ["Tea", "tea", "t%a", "t_a", "t\\a", "[tea]", "t*a", "t?a", "t\u00e9a", "t\U0001f600a", "t\na", "ta", ""]
 
 
-@pytest.mark.parametrize(
-    "pattern", ["tea", "t_a", "t%a", "%", "_", "", "T%", "t\\%a", "t\\_a", "t\\\\a", "[tea]", "t*a", "t?a"]
-)
-async def test_like_tells_case_and_takes_only_its_own_wildcards(database: Database, pattern: str) -> None:
+PATTERNS = ["tea", "t_a", "t%a", "%", "_", "", "T%", "t\\%a", "t\\_a", "t\\\\a", "[tea]", "t*a", "t?a"]
+
+
+async def test_like_tells_case_and_takes_only_its_own_wildcards(database: Database) -> None:
     rows = [product(place, name=name) for place, name in enumerate(NAMES)]
     await write(database, rows)
-    expected = find_in(Search(TENANT, CATEGORY, Product.name.like(pattern)), rows)
-    assert ids(await found(database, Search(TENANT, CATEGORY, Product.name.like(pattern)))) == ids(expected)
-    if not set(pattern) & set("%_\\"):
-        assert [NAMES[state.id.int] for state in expected] == [name for name in NAMES if name == pattern]
+    for pattern in PATTERNS:
+        search = Search(TENANT, CATEGORY, Product.name.like(pattern))
+        names = [state.state["name"] for state in await found(database, search)]
+        assert names == [state.state["name"] for state in find_in(search, rows)], pattern
+        if not set(pattern) & set("%_\\"):
+            assert names == [name for name in NAMES if name == pattern]
 
 
 async def test_ten_thousand_values_are_one_comparison(database: Database) -> None:
@@ -321,24 +323,24 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
-async def test_a_value_is_only_ever_a_value(database: Database, hostile: str) -> None:
-    await write(database, [product(1, name=hostile, address=Address(city=hostile)), product(2, name="harmless")])
-    escaped = "".join(f"\\{char}" if char in "%_\\" else char for char in hostile)
-    for condition in (
-        Product.name == hostile,
-        Product.name.is_in([hostile]),
-        Product.name.like(escaped),
-        Product.name.like(f"%{escaped}%"),
-        Product.address.city == hostile,
-        ~(Product.name != hostile) & (Product.name >= hostile) & (Product.name <= hostile),
-    ):
-        search = Search(TENANT, CATEGORY, condition, Product.name.descending(), limit=1)
-        page = await found(database, search)
-        assert ids(page) == [UUID(int=1)]
-        assert await found(database, replace(search, after=next_cursor(search, page))) == []
-    for tenant, category in ((hostile, CATEGORY), (TENANT, hostile)):
-        assert await found(database, Search(tenant, category)) == []
+async def test_a_value_is_only_ever_a_value(database: Database) -> None:
+    for hostile in HOSTILE:
+        await write(database, [product(1, name=hostile, address=Address(city=hostile)), product(2, name="harmless")])
+        escaped = "".join(f"\\{char}" if char in "%_\\" else char for char in hostile)
+        for condition in (
+            Product.name == hostile,
+            Product.name.is_in([hostile]),
+            Product.name.like(escaped),
+            Product.name.like(f"%{escaped}%"),
+            Product.address.city == hostile,
+            ~(Product.name != hostile) & (Product.name >= hostile) & (Product.name <= hostile),
+        ):
+            search = Search(TENANT, CATEGORY, condition, Product.name.descending(), limit=1)
+            page = await found(database, search)
+            assert ids(page) == [UUID(int=1)]
+            assert await found(database, replace(search, after=next_cursor(search, page))) == []
+        for tenant, category in ((hostile, CATEGORY), (TENANT, hostile)):
+            assert await found(database, Search(tenant, category)) == []
 
 
 async def test_tenants_and_categories_are_apart(database: Database) -> None:
