@@ -36,7 +36,7 @@ def _breaks(locked: Lockfile, registry: EventRegistry) -> Iterator[str]:
                     f"{' and '.join(map(repr, dead))} version {version} may be stored, and nothing reads it; register "
                     f"its class, keep the alias, or write @upcasts({dead[0]!r}, version={version})"
                 )
-            elif registry.reads_as_it_is(name, version):
+            elif registry.as_it_is(name, version) is not None:
                 yield from _changes(name, version, one, registry)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any, get_args, get_type_hints
 from uuid import UUID
@@ -20,6 +21,7 @@ from pydantic_core import to_json
 from cqrs_fastapi.domain.fields import Initial
 from cqrs_fastapi.messages.events import definition_of
 from cqrs_fastapi.messages.forms import is_struct
+from cqrs_fastapi.messages.registry import EventRegistry
 
 _FORM = 1
 """Of stored states; raise it when the library reads or writes them in another way."""
@@ -37,12 +39,25 @@ def fingerprint_of(cls: type, events: Iterable[type], fields: Mapping[str, Any])
     of other packages, values that are computed, files and rows. A difference without a meaning, as in a docstring or
     in another minor version of Python, costs one replay of each aggregate.
     """
-    reader = _Reader(cls)
+    reader = _Reader({_package(cls)})
     told = [f"form {_FORM} {sys.implementation.cache_tag}"]
     told += [f"{name} {_schema(kind)} {reader.describe(kind)}" for name, kind in fields.items()]
     told += [f"{definition_of(event)} {_schema(event)} {reader.describe(event)}" for event in events]
     told += [reader.describe(cls), *reader.all()]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=16)
+def fingerprint_of_upcasters(registry: EventRegistry) -> str:
+    """Of what stored events become before they are folded. It covers all upcasters, and what they call, as above."""
+    functions = [one.function for one in registry.upcasters]
+    reader = _Reader({_package(function) for function in functions})
+    told = [f"{one.name} {one.version} {one.into} {reader.describe(one.function)}" for one in registry.upcasters]
+    return hashlib.sha256("\n".join([*sorted(told), *reader.all()]).encode()).hexdigest()[:8] if told else ""
+
+
+def _package(thing: Any) -> str:
+    return str(thing.__module__).partition(".")[0]
 
 
 def _schema(kind: Any) -> str:
@@ -55,8 +70,8 @@ class _Reader:
     those, and described once.
     """
 
-    def __init__(self, cls: type) -> None:
-        self._package = cls.__module__.partition(".")[0]
+    def __init__(self, packages: Collection[str]) -> None:
+        self._packages = packages
         self._found: dict[int, FunctionType | type] = {}
 
     def all(self) -> list[str]:
@@ -70,7 +85,7 @@ class _Reader:
 
     def describe(self, thing: Any) -> str:  # noqa: PLR0911  # a case for each kind of thing
         if isinstance(thing, FunctionType | type):
-            if str(thing.__module__).partition(".")[0] == self._package:
+            if _package(thing) in self._packages:
                 self._found[id(thing)] = thing
             return _name(thing)
         if isinstance(thing, CodeType):

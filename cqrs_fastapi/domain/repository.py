@@ -125,7 +125,11 @@ class Repository(Generic[A]):
         if form is None:
             return await read_few(from_start)
         behind = partial(
-            read_behind_snapshot, tables=self._tables, wanted=wanted, at_most=FEW, fingerprint=form.fingerprint
+            read_behind_snapshot,
+            tables=self._tables,
+            wanted=wanted,
+            at_most=FEW,
+            fingerprint=form.fingerprint_in(self._registry),
         )
         history = await read_few(behind)
         if (found := history.snapshot) is not None:

@@ -15,8 +15,9 @@ from pydantic_core import SchemaSerializer
 from typing_extensions import TypedDict
 
 from cqrs_fastapi.domain.fields import fields_of
-from cqrs_fastapi.domain.fingerprint import fingerprint_of
+from cqrs_fastapi.domain.fingerprint import fingerprint_of, fingerprint_of_upcasters
 from cqrs_fastapi.domain.snapshots import Loading, SnapshotPolicy
+from cqrs_fastapi.messages.registry import EventRegistry
 
 _JSON: Any = ConfigDict(ser_json_inf_nan="strings", ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -41,6 +42,10 @@ class SnapshotForm:
     def fingerprint(self) -> str:
         """Of the state's schema and of the code that folds it. Ask when the class's module has been read to its end."""
         return fingerprint_of(self._cls, self._cls.__folds__, self._fields)
+
+    def fingerprint_in(self, registry: EventRegistry) -> str:
+        """That, and of the upcasters, which say what the events are that are folded."""
+        return self.fingerprint + fingerprint_of_upcasters(registry)
 
     def restore(self, aggregate: Any, state: str, version: int) -> None:
         """Take an aggregate to where a snapshot was taken. A ValueError tells that its state does not fit; then nothing

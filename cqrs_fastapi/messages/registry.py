@@ -27,7 +27,7 @@ class RegisteredEvent:
 class EventRegistry:
     """Reads what is stored, and finds a name and a codec by a class. It never changes once built."""
 
-    __slots__ = ("_by_name", "_by_type", "_chains", "_readers", "_sources")
+    __slots__ = ("_by_name", "_by_type", "_chains", "_readers", "_sources", "upcasters")
 
     def __init__(self, event_types: Iterable[type[AnyEvent]], upcasters: Iterable[Upcaster] = ()) -> None:
         """Raises ValueError when two classes share one (name, version), or with the first problem of the chains;
@@ -38,7 +38,8 @@ class EventRegistry:
         for event_type in event_types:
             if event_type not in self._by_type:
                 self._add(event_type)
-        self._chains = Chains([one.definition for one in self], upcasters)
+        self.upcasters = tuple(upcasters)
+        self._chains = Chains([one.definition for one in self], self.upcasters)
         if self._chains.problems:
             raise ValueError(self._chains.problems[0])
         self._readers: dict[Key, RegisteredEvent] = {

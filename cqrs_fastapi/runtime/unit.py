@@ -42,4 +42,6 @@ class ApplicationUnitOfWork(UnitOfWork):
         self._tell()
         if self._session is None or self._session_is_ours:  # else its owner has yet to commit
             now = self._kernel.clock.now()
-            self._snapshots.take(snapshots_due(self._aggregates.values(), self._drafts, self.tenant, now))
+            self._snapshots.take(
+                snapshots_due(self._aggregates.values(), self._drafts, self._services.registry, self.tenant, now)
+            )
