@@ -32,10 +32,12 @@ from cqrs_fastapi import (
     applies,
     every,
     state,
+    upcasts,
     when_loading_takes,
 )
 from cqrs_fastapi.domain.snapshot_form import SnapshotForm
 from cqrs_fastapi.domain.snapshots import Loading
+from cqrs_fastapi.messages.registry import EventRegistry
 
 ROOT = Path(__file__).parents[2]
 
@@ -493,3 +495,24 @@ def test_the_fingerprint_is_the_same_in_each_process(seed: str, tmp_path: Path) 
         check=True,
     )
     assert ended.stdout.strip() == fingerprint(BANK)
+
+
+def test_the_fingerprint_counts_what_upcasters_make_of_stored_events() -> None:
+    @upcasts("Old", version=1)
+    def as_it_was(data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "amount": 1}
+
+    @upcasts("Old", version=1)
+    def otherwise(data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "amount": 2}
+
+    class Old(Event, version=2):
+        amount: int
+
+    def fingerprint(*functions: Any) -> str:
+        registry = EventRegistry([Old], [mark for function in functions for mark in function.__upcasts__])
+        return form_of(Document).fingerprint_in(registry)
+
+    assert fingerprint() == form_of(Document).fingerprint
+    assert len({fingerprint(), fingerprint(as_it_was), fingerprint(otherwise)}) == 3
+    assert fingerprint(otherwise) == fingerprint(otherwise)
