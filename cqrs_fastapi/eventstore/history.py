@@ -8,7 +8,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, LargeBinary, Select, Text, bindparam, cast, func, null, or_, select
+from sqlalchemy import BigInteger, Connection, LargeBinary, Text, bindparam, cast, func, null, or_, select
 from sqlalchemy import union_all as all_of
 
 from cqrs_fastapi.errors import AheadOfStoreError
@@ -116,7 +116,7 @@ def _statement_behind_snapshot(tables: Tables) -> Prepared:
     )
 
 
-def _page(tables: Tables, after: Any) -> Select[Any]:
+def _page(tables: Tables, after: Any) -> Any:
     """The events of a page, in the columns of all parts."""
     events = tables.events.c
     page = (
@@ -133,7 +133,7 @@ def _page(tables: Tables, after: Any) -> Select[Any]:
     return select(page, cast(null(), UtcDateTime))
 
 
-def _stream_row(tables: Tables) -> Select[Any]:
+def _stream_row(tables: Tables) -> Any:
     """The row of the stream, where it can matter. In the columns of an event: truncated_before for a schema."""
     streams = tables.streams.c
     return select(

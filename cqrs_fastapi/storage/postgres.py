@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 from cqrs_fastapi.errors import UnknownOutcomeError
 from cqrs_fastapi.settings import Settings
@@ -85,8 +86,15 @@ class PostgresBackend:
         return self.engine.execution_options(postgresql_readonly=True) if read_only else self.engine
 
     async def _read_once(self, work: Callable[[Connection], T]) -> T:
-        async with self._reading.connect() as connection:
-            return await connection.run_sync(work)
+        """In one greenlet. An AsyncConnection takes one each to connect, to work and to close, and a task besides: more
+        than a short statement takes.
+        """
+
+        def connected() -> T:
+            with self._reading.sync_engine.connect() as connection:
+                return work(connection)
+
+        return await greenlet_spawn(connected)
 
 
 class Calls:

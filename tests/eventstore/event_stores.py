@@ -53,7 +53,7 @@ class Access:
 
     async def read(self, work: Callable[[Connection], T], /) -> T:
         result: Any = await self._database.read(work)
-        self.pages.append(len(result[1] if isinstance(result, tuple) else result))
+        self.pages.append(len(result[1] if isinstance(result, tuple) else getattr(result, "events", result)))
         return result  # type: ignore[no-any-return]  # it was only looked into
 
     def append(self, *arguments: object) -> None:

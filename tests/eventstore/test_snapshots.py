@@ -51,6 +51,7 @@ from cqrs_fastapi.eventstore.appender import Appender
 from cqrs_fastapi.eventstore.snapshots import Snapshot, write_snapshot
 from cqrs_fastapi.migrations import upgrade
 from cqrs_fastapi.runtime import snapshot_writer
+from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.prepared import Prepared
 
 pytestmark = pytest.mark.anyio
@@ -620,7 +621,14 @@ async def test_more_than_a_few_at_once_are_left_for_the_next_commit(bank: Bank) 
     assert sorted(await bank.versions()) == [6] * snapshot_writer.AT_ONCE + [7] * (len(ids) - snapshot_writer.AT_ONCE)
 
 
-async def test_closing_waits_for_the_snapshots_under_way(database: str) -> None:
+async def test_closing_waits_for_the_snapshots_under_way(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Database.write_few
+
+    async def slowly(self: Database, work: Callable[[Any], Any]) -> Any:
+        await asyncio.sleep(0.3)
+        return await write(self, work)
+
+    monkeypatch.setattr(Database, "write_few", slowly)
     async with Bank(database).running() as bank:
         await bank.do(*range(6))
     async with Bank(database).running() as bank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 from collections.abc import Iterator
@@ -173,3 +174,17 @@ def test_a_wrong_use_of_the_driver_is_no_lost_connection() -> None:
     error = asyncpg.InterfaceError("the server expects 2 arguments for this query, 1 was passed")
     with pytest.raises(asyncpg.InterfaceError), driver_errors.before_commit():
         raise error
+
+
+async def test_a_read_that_is_cancelled_takes_no_connection_along(postgres_url: str) -> None:
+    database = Database(Settings(database_url=postgres_url, pool_size=1, pool_overflow=0))
+    await database.open()
+    for _ in range(3):
+        reading = asyncio.create_task(database.read(lambda connection: connection.execute(text("SELECT pg_sleep(60)"))))
+        waiting = asyncio.create_task(database.read(lambda connection: connection.execute(text("SELECT 1")).scalar()))
+        await asyncio.sleep(0.1)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert await asyncio.wait_for(waiting, 30) == 1
+    await database.close()
