@@ -92,11 +92,7 @@ class EventMap:
         service's store; which events it has passed is remembered from then on. `unknown` says what a durable handler
         does with an event of its kind that this code cannot read yet.
         """
-        consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
-        self._bindings += (
-            EventBinding(event_type, handler, when, consumer, tuple(behaviors), from_start, unknown)
-            for event_type in event_types_of(event)
-        )
+        self._add(event, handler, when, name, from_start, unknown, behaviors)
 
     def on(
         self,
@@ -112,18 +108,26 @@ class EventMap:
         """`bind` as a decorator of a class or a function, which stays as it was."""
 
         def register(handler: object) -> object:
-            self.bind(  # type: ignore[call-overload]  # the decorator's own type has tied event and handler
-                event,
-                handler,
-                when=when,
-                name=name,
-                from_start=from_start,
-                unknown=unknown,
-                behaviors=behaviors,
-            )
+            self._add(event, handler, when, name, from_start, unknown, behaviors)
             return handler
 
         return register  # type: ignore[return-value]  # one function stands for both overloads of BindsEvent
+
+    def _add(  # noqa: PLR0917  # all of them are a binding's own
+        self,
+        event: type[AnyEvent] | EventTypes[Any],
+        handler: object,
+        when: When,
+        name: str | None,
+        from_start: bool,
+        unknown: Unknown,
+        behaviors: Sequence[Behavior],
+    ) -> None:
+        consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
+        self._bindings += (
+            EventBinding(event_type, handler, when, consumer, tuple(behaviors), from_start, unknown)
+            for event_type in event_types_of(event)
+        )
 
     def include(self, other: EventMap) -> None:
         """Take over all bindings of another map, also those it gets later, inside this map's behaviors."""

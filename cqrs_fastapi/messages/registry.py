@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,8 @@ class EventRegistry:
         for made in step(data):
             further = self._step(made.name, made.version)
             if further is not None:
-                yield from self._follow(further, made.data)
+                # Several results may share parts of the data, which the next upcaster may change.
+                yield from self._follow(further, made.data if step.into is None else deepcopy(made.data))
             else:
                 yield self._readers[made.name, made.version].codec.decode(_rendered(step, made.data))
 

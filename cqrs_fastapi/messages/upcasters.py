@@ -90,7 +90,7 @@ def upcasts(name: str, /, *, version: int, into: Sequence[Key] | None = None) ->
         raise TypeError(f"@upcasts({name!r}): version must be 1 or more, not {version}")
 
     def mark(function: Any) -> Any:
-        if not callable(function) or inspect.iscoroutinefunction(function):
+        if not _is_plain(function):
             raise TypeError(f"@upcasts({name!r}, version={version}) marks a plain function: write def, not async def")
         upcaster = Upcaster(name, version, targets, function)
         function.__upcasts__ = [*getattr(function, "__upcasts__", ()), upcaster]
@@ -119,6 +119,10 @@ class UpcasterMap:
             if not _marks(function):
                 called = getattr(function, "__qualname__", repr(function))
                 yield f"{called} is no upcaster; write above it: @upcasts('stored.name', version=1)"
+
+
+def _is_plain(function: object) -> bool:
+    return callable(function) and not inspect.iscoroutinefunction(function)
 
 
 def _marks(function: object) -> Sequence[Upcaster]:

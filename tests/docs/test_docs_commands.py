@@ -62,9 +62,11 @@ def _options_missing(words: list[str], help_text: str) -> str | None:
     return f"{missing[0]} is no option" if missing else None
 
 
-def _with_subcommand(module: str) -> Callable[[list[str]], str | None]:
+def _with_subcommand(*command: str) -> Callable[[list[str]], str | None]:
     def check(words: list[str]) -> str | None:
-        help_text = _help(module, words[0])
+        help_text = _help(*command, words[0])
+        if help_text is not None and "COMMAND [ARGS]" in help_text:
+            return _with_subcommand(*command, words[0])(words[1:])
         return f"there is no {words[0]}" if help_text is None else _options_missing(words[1:], help_text)
 
     return check
@@ -131,6 +133,8 @@ def test_every_variable_that_a_page_names_is_a_setting(page: Path) -> None:
         "make nothing-of-this-kind",
         "cqrs replay app:cqrs",
         "cqrs relay app:cqrs --prot 9001",
+        "cqrs schema lokc app:cqrs",
+        "cqrs schema check app:cqrs --fiel x",
         "alembic upgarde head",
         "CQRS_DATABSE_URL=x uvicorn app:app",
         "uvicorn app",

@@ -450,6 +450,30 @@ def test_a_beginning_for_a_handler_that_has_no_history() -> None:
     assert problem.endswith("leave from_start out, or bind it when='durable'")
 
 
+def test_a_name_that_both_holds_and_skips_what_is_unknown() -> None:
+    async def mail(event: Happened) -> None: ...
+
+    class Other(Event):
+        pass
+
+    async def mail_other(event: Other) -> None: ...
+
+    events = EventMap()
+    events.bind(Happened, mail, name="mail")
+    events.bind(Other, mail_other, name="mail", unknown="skip")
+    problem = the_problem(events=events)
+    assert problem.startswith("some bindings of 'mail' hold what is unknown and some skip it")
+
+
+def test_a_handler_that_reads_nothing_stored_and_skips_what_is_unknown() -> None:
+    async def count(event: Happened) -> None: ...
+
+    events = EventMap()
+    events.bind(Happened, count, when="in_transaction", unknown="skip")
+    problem = the_problem(events=events)
+    assert problem.endswith("leave unknown out, or bind it when='durable'")
+
+
 def test_an_event_handler_that_is_wrong() -> None:
     events = EventMap()
 

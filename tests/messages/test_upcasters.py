@@ -115,6 +115,20 @@ def test_what_is_read_depends_on_the_data_alone(data: Data) -> None:
     assert [one.cents for one in first] == [data["cents"], data["fee"]]
 
 
+def test_what_an_upcaster_changes_is_changed_for_nothing_beside_it() -> None:
+    @upcasts("x", version=1, into=[("account.deposited", 1), ("fee.taken", 1)])
+    def twice(data: Data) -> list[Upcast]:
+        return [Upcast("account.deposited", 1, data), Upcast("fee.taken", 1, data)]
+
+    @upcasts("account.deposited", version=1)
+    def rude(data: Data) -> Data:
+        data["cents"] += 1
+        return data
+
+    registry = EventRegistry(CLASSES, upcasters_of(twice, rude, with_currency))
+    assert registry.read("x", 1, b'{"cents": 1}') == [Deposited(cents=2, currency="EUR"), FeeTaken(1)]
+
+
 def test_values_that_json_has_no_type_for_are_written_as_an_event_s_would_be() -> None:
     @upcasts("x", version=1, into=[("account.deposited", 3)])
     def dated(_: Data) -> Iterable[Upcast]:
