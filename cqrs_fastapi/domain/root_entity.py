@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 from uuid import UUID
 
 from pydantic import GetCoreSchemaHandler
@@ -14,7 +14,7 @@ from cqrs_fastapi.domain.diffs import Diff
 from cqrs_fastapi.domain.field_codec import FieldCodec, SetCodec, in_a_field, is_immutable
 from cqrs_fastapi.domain.root_events import Changed, Created, Deleted, RootEvents, events_for
 from cqrs_fastapi.domain.root_fields import fields_of
-from cqrs_fastapi.domain.tracked import TrackedField, TrackedSet
+from cqrs_fastapi.domain.tracked import Kept, TrackedField, TrackedSet, kept_fields
 from cqrs_fastapi.errors import DomainError
 from cqrs_fastapi.messages.events import AnyEvent
 
@@ -47,8 +47,11 @@ class RootEntity(Aggregate):
     __tracked__: ClassVar[Mapping[str, FieldCodec]] = {}
     __events__: ClassVar[RootEvents]
 
-    created_at: datetime
-    updated_at: datetime
+    if TYPE_CHECKING:  # a field on the class, which searches compare, and a value on an instance
+        id: Kept[UUID]  # pyright: ignore[reportIncompatibleVariableOverride]  # it gives the same on an instance
+        version: Kept[int]
+        created_at: Kept[datetime]
+        updated_at: Kept[datetime]
 
     def __init_subclass__(
         cls,
@@ -68,6 +71,8 @@ class RootEntity(Aggregate):
         cls.__tracked__ = fields
         cls.__events__ = events = events_for(stored, topic, fields, retired)
         cls.__folds__ = _folds_for(events)
+        for kept_name, kept in kept_fields().items():
+            setattr(cls, kept_name, kept)
         for field_name, field in fields.items():
             kind = TrackedSet if isinstance(field, SetCodec) else TrackedField
             setattr(cls, field_name, kind(field, events.changed[field_name]))
@@ -177,7 +182,8 @@ class RootEntity(Aggregate):
         """Take over a stored state. Fields that it lacks have their defaults; a ValidationError if one has none."""
         self._values = {} if deleted_at else dict(vars(self.__events__.state.validate_json(state)))
         self._forms.clear()
-        self.version, self.created_at, self.updated_at, self.deleted_at = version, created_at, updated_at, deleted_at
+        self.version = version  # pyright: ignore[reportIncompatibleVariableOverride]  # it gives the same on an instance
+        self.created_at, self.updated_at, self.deleted_at = created_at, updated_at, deleted_at
 
     def become(self, other: Self, /) -> None:
         """Take over everything of another object for the same root."""

@@ -132,7 +132,7 @@ class RootEvents:
 def events_for(name: str, topic: str | None, fields: Mapping[str, FieldCodec], retired: Sequence[str]) -> RootEvents:
     """Make the classes."""
     state = _state_of(name, fields)
-    updated: Any = create_model(f"{name}Updated", __base__=Updated, __cls_kwargs__={"name": f"{name}Updated"})
+    updated = _made(f"{name}Updated", Updated, topic, {})
     changed = {field.name: _changes_of(field, updated, name, topic) for field in fields.values()}
     updated.__event_types__ = tuple(one for several in changed.values() for one in several)
     return RootEvents(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from cqrs_fastapi.domain.entities import Entity, ValueObject
 from cqrs_fastapi.domain.field_codec import FieldCodec
-from cqrs_fastapi.domain.finding.annotations import shape_of
+from cqrs_fastapi.domain.finding.annotations import Shape, shape_of
 from cqrs_fastapi.domain.finding.fields import Field
+from cqrs_fastapi.domain.finding.kinds import IDENTITY, INT, MOMENT
 from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
 
 if TYPE_CHECKING:
@@ -109,3 +110,34 @@ class TrackedSet(TrackedField[R, T]):
     def deleted(self) -> type[Changed[R, T]]:
         """A member is gone."""
         return self.__event_types__[2]
+
+
+class Kept(Field[T]):
+    """`Product.id`, `Product.version`, `Product.created_at`, `Product.updated_at`: what the library keeps of each root.
+    On the class it is compared to find products, on an instance it is a `T`.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type[Any]) -> Kept[T]: ...
+        @overload
+        def __get__(self, instance: RootEntity, owner: type[Any]) -> T: ...
+        def __get__(self, instance: RootEntity | None, owner: type[Any]) -> Any: ...
+        def __set__(self, instance: RootEntity, value: T) -> None: ...
+
+    else:
+
+        def __get__(self, instance: RootEntity | None, owner: type[Any]) -> Any:
+            if instance is None:
+                return self
+            # An instance has it in itself as soon as there is something to have, and Python looks there first.
+            raise AttributeError(f"a new {owner.__name__} has no {self} before it is created", name=str(self))
+
+
+def kept_fields() -> Mapping[str, Kept[Any]]:
+    """Those that every class of root entities has."""
+    kinds = {"id": IDENTITY, "version": INT, "created_at": MOMENT, "updated_at": MOMENT}
+    return {name: Kept((name,), Shape(kind=kind), is_column=True) for name, kind in kinds.items()}

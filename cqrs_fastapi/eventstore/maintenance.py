@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, false, func, select, update
 
 from cqrs_fastapi.errors import (
     ConcurrencyError,
@@ -66,7 +66,8 @@ def delete_stream(connection: Connection, tables: Tables, stream: str, *, tenant
 
     Raises NotFoundError, StreamDeletedError if it is one already, and ReadersBehindError.
     """
-    _forget_state(connection, tables, stream, tenant)
+    state = _state_of(connection, tables, stream, tenant)
+    connection.execute(delete(tables.root_states).where(*state))
     found = _locked(connection, tables, stream, tenant)
     _take_away(connection, tables, _Events(tenant, stream, found.version))
     row = _row(tables, stream, tenant)
@@ -81,6 +82,8 @@ def truncate(connection: Connection, tables: Tables, stream: str, *, tenant: str
     it is not committed, takes its positions after the long work. Raises NotFoundError, StreamDeletedError,
     StreamClosedError for an archived stream, ConcurrencyError if it is not at this version, and ReadersBehindError.
     """
+    state = _state_of(connection, tables, stream, tenant)
+    connection.execute(update(tables.root_states).where(*state).values(version=version + 1))
     found = _locked(connection, tables, stream, tenant)
     if found.archived:
         raise StreamClosedError(stream)
@@ -92,19 +95,17 @@ def truncate(connection: Connection, tables: Tables, stream: str, *, tenant: str
     connection.execute(update(tables.streams).where(*row).values(truncated_before=version + 1))
 
 
-def _forget_state(connection: Connection, tables: Tables, stream: str, tenant: str) -> None:
-    """The row of a root entity goes with its events, from which alone it was made. Whoever changes a root entity locks
-    its row before its stream, and so does this.
+def _state_of(connection: Connection, tables: Tables, stream: str, tenant: str) -> Sequence[ColumnElement[bool]]:
+    """Which row holds the present state, if this is the stream of a root entity. Whoever changes a root entity locks
+    its row before its stream, and so must maintenance.
     """
-    states, streams = tables.root_states, tables.streams.c
-    category = connection.execute(select(streams.category).where(*_row(tables, stream, tenant))).scalar()
+    states = tables.root_states.c
+    category = connection.execute(select(tables.streams.c.category).where(*_row(tables, stream, tenant))).scalar()
     try:
         root = UUID(stream.removeprefix(f"{category}-"))
     except ValueError:
-        return  # no root entity has such a name
-    connection.execute(
-        delete(states).where(states.c.tenant == tenant, states.c.category == category, states.c.id == root)
-    )
+        return (false(),)  # no root entity has such a name
+    return states.tenant == tenant, states.category == category, states.id == root
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ def created(root: type[R], /, *, id: UUID = AN_ID, at: datetime = A_TIME, **fiel
     new.update(**fields)
     new.begin(at)
     new.record_changes(at)
-    return _only(new.recorded)
+    events: tuple[Any, ...] = new.recorded
+    event: Created[R] = events[0]
+    return event
 
 
 def changed(
@@ -50,9 +52,4 @@ def changed(
 def deleted(root: type[R], /, *, id: UUID = AN_ID, at: datetime = A_TIME) -> Deleted[R]:
     """`deleted(Product)`: the event of a root that is gone."""
     event: Deleted[R] = root.__events__.deleted(id=id, at=at)
-    return event
-
-
-def _only(events: tuple[Any, ...]) -> Any:
-    (event,) = events
     return event

@@ -7,11 +7,21 @@ from uuid import UUID
 
 from pydantic import Field
 
-from cqrs_fastapi import Command, EventMap, Query, Repository, RequestHandler, RequestMap
+from cqrs_fastapi import (
+    Changed,
+    Command,
+    Created,
+    EventMap,
+    Query,
+    Repository,
+    RequestHandler,
+    RequestMap,
+    RootRepository,
+)
 from example_app.application.ports import Catalogue
 from example_app.application.views import ProductDetails, ProductPage, ProductSummary
 from example_app.domain.money import Money
-from example_app.domain.product import Product, ProductAdded, ProductPriceChanged, product_id_of
+from example_app.domain.product import Product, product_id_of
 from example_app.domain.refusals import ProductExistsError
 from example_app.domain.stock import Stock
 
@@ -56,14 +66,14 @@ class ListProducts(Query[ProductPage]):
 class AddProductHandler(RequestHandler[AddProduct, UUID]):
     """A handler as a class: its constructor says what it needs."""
 
-    def __init__(self, products: Repository[Product], stocks: Repository[Stock]) -> None:
+    def __init__(self, products: RootRepository[Product], stocks: Repository[Stock]) -> None:
         self._products, self._stocks = products, stocks
 
     async def handle(self, command: AddProduct) -> UUID:
         product = await self._products.get_or_new(product_id_of(command.sku))
         if not product.is_new:
             raise ProductExistsError(command.sku)
-        product.add(command.sku, command.title, command.price)
+        product.update(sku=command.sku, title=command.title, price=command.price)
         if command.stock:
             stock = await self._stocks.get_or_new(product.id)
             stock.receive(command.stock)
@@ -71,13 +81,13 @@ class AddProductHandler(RequestHandler[AddProduct, UUID]):
 
 
 @requests.handles(ChangePrice)
-async def change_price(command: ChangePrice, products: Repository[Product]) -> None:
+async def change_price(command: ChangePrice, products: RootRepository[Product]) -> None:
     product = await products.get(command.product_id)
-    product.change_price(command.price)
+    product.price = command.price
 
 
 @requests.handles(ReceiveStock)
-async def receive_stock(command: ReceiveStock, products: Repository[Product], stocks: Repository[Stock]) -> int:
+async def receive_stock(command: ReceiveStock, products: RootRepository[Product], stocks: Repository[Stock]) -> int:
     product = await products.get(command.product_id)
     stock = await stocks.get_or_new(product.id)
     stock.receive(command.quantity)
@@ -85,7 +95,9 @@ async def receive_stock(command: ReceiveStock, products: Repository[Product], st
 
 
 @requests.handles(GetProduct)
-async def get_product(query: GetProduct, products: Repository[Product], stocks: Repository[Stock]) -> ProductDetails:
+async def get_product(
+    query: GetProduct, products: RootRepository[Product], stocks: Repository[Stock]
+) -> ProductDetails:
     product = await products.get(query.product_id)
     stock = await stocks.get_or_new(product.id)
     return ProductDetails(
@@ -102,13 +114,12 @@ async def list_products(query: ListProducts, catalogue: Catalogue) -> ProductPag
 
 
 # The list is written in the transaction of the command: whoever got an answer finds the product in it.
-@events.on(ProductAdded, when="in_transaction")
-async def list_new_product(event: ProductAdded, catalogue: Catalogue) -> None:
-    await catalogue.add(
-        ProductSummary(product_id=event.product_id, sku=event.sku, title=event.title, price=event.price)
-    )
+@events.on(Created[Product], when="in_transaction")
+async def list_new_product(event: Created[Product], catalogue: Catalogue) -> None:
+    new = event.fields
+    await catalogue.add(ProductSummary(product_id=event.id, sku=new.sku, title=new.title, price=new.price))
 
 
-@events.on(ProductPriceChanged, when="in_transaction")
-async def list_new_price(event: ProductPriceChanged, catalogue: Catalogue) -> None:
-    await catalogue.change_price(event.product_id, event.price)
+@events.on(Product.price, when="in_transaction")
+async def list_new_price(event: Changed[Product, Money], catalogue: Catalogue) -> None:
+    await catalogue.change_price(event.id, event.value)

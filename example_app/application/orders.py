@@ -7,7 +7,16 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cqrs_fastapi import Command, EventHandler, EventMap, NotFoundError, Repository, RequestHandler, RequestMap
+from cqrs_fastapi import (
+    Command,
+    EventHandler,
+    EventMap,
+    NotFoundError,
+    Repository,
+    RequestHandler,
+    RequestMap,
+    RootRepository,
+)
 from cqrs_fastapi.identity import IdFactory
 from example_app.application.ports import AuditTrail, PaymentGateway
 from example_app.domain.customer import Address, Customer
@@ -71,7 +80,7 @@ class PlaceOrderHandler(RequestHandler[PlaceOrder, UUID]):
         *,
         orders: Repository[Order],
         customers: Repository[Customer],
-        products: Repository[Product],
+        products: RootRepository[Product],
         stocks: Repository[Stock],
         policy: OrderPolicy,
         ids: IdFactory,

@@ -45,6 +45,7 @@ from cqrs_fastapi import (
 from cqrs_fastapi.domain import root_repository
 from cqrs_fastapi.errors import ReadOnlyError, RegistrationError, StreamDeletedError
 from cqrs_fastapi.migrations import upgrade
+from cqrs_fastapi.testing import created
 
 pytestmark = pytest.mark.anyio
 
@@ -653,6 +654,23 @@ async def test_deleting_the_stream_takes_the_row_with_it(shop: Shop) -> None:
             await products.get(product_id)
 
     await shop.look(look)
+
+
+async def test_a_truncated_one_goes_on_behind_its_summary(shop: Shop) -> None:
+    product_id = await shop.created(price=3)
+
+    async def change(products: Products) -> None:
+        (await products.get(product_id)).price += 1
+
+    await shop.do(change)
+    summary = created(Product, id=product_id, price=4)
+    await shop.cqrs.streams.truncate(f"Product-{product_id}", summary, expected_version=2)
+    await shop.look(lambda products: expect_price(products, product_id, 4))
+    await shop.do(change)
+    assert await shop.stored(product_id) == ["ProductCreated", "ProductUpdated.price"]
+    await shop.execute("DELETE FROM cqrs_root_states")
+    await shop.do(change)
+    await shop.look(lambda products: expect_price(products, product_id, 6))
 
 
 # --- subscriptions ---

@@ -9,7 +9,14 @@ from uuid import UUID
 import msgspec
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.entities import Entity, ValueObject
+from cqrs_fastapi.domain.finding.conditions import Condition
 from cqrs_fastapi.domain.repository import Repository
+from cqrs_fastapi.domain.root_entity import RootEntity
+from cqrs_fastapi.domain.root_events import Changed, Created, Deleted, Updated
+from cqrs_fastapi.domain.root_repository import Page, RootRepository
+from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
+from cqrs_fastapi.domain.tracked import Tracked, tracked
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.fallback import Fallback
 from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHandler, StreamHandler
@@ -330,3 +337,114 @@ class Overview(Projection, version=1):
 async def calling_a_projection(overview: Overview, mailer: Mailer) -> None:
     await overview.deposited(Deposited(amount=1), mailer)
     await overview.closed(Deposited(amount=1))  # E:
+
+
+# --- root entities ---
+
+
+class Tag(ValueObject):
+    name: str
+
+
+class Part(Entity):
+    pieces: int
+
+
+class Product(RootEntity, topic="products"):
+    price: Tracked[int]
+    stock: Tracked[int] = tracked(default=0)
+    title: Tracked[str | None] = tracked(default=None)
+    tags: Tracked[ValueObjectSet[Tag]] = tracked(default_factory=ValueObjectSet[Tag])
+    parts: Tracked[EntitySet[Part]] = tracked(default_factory=EntitySet[Part])
+    weight: Tracked[int] = tracked(default="heavy")  # E:
+
+
+class Order(RootEntity):
+    total: Tracked[int]
+
+
+async def on_created(event: Created[Product]) -> None:
+    assert_type(event.id, UUID)
+
+
+async def on_updated(event: Updated[Product]) -> None:
+    assert_type(event.field, str)
+
+
+async def on_price(event: Changed[Product, int]) -> None:
+    assert_type(event.value, int)
+
+
+async def on_tag(event: Changed[Product, Tag]) -> None:
+    assert_type(event.value, Tag)
+
+
+async def on_part(event: Changed[Product, Part]) -> None:
+    assert_type(event.value, Part)
+
+
+async def on_deleted(event: Deleted[Product]) -> None: ...
+
+
+events.bind(Created[Product], on_created)
+events.bind(Updated[Product], on_updated)
+events.bind(Product.price, on_price)
+events.bind(Product.price, on_price, when="in_transaction")
+events.bind(Product.price, on_updated)
+events.bind(Product.tags, on_tag)
+events.bind(Product.tags.created, on_tag)
+events.bind(Product.parts.updated, on_part)
+events.bind(Deleted[Product], on_deleted)
+events.bind(Created[Order], on_created)  # E:
+events.bind(Order.total, on_price)  # E:
+events.bind(Product.title, on_price)  # E:
+events.bind(Product.tags, on_price)  # E:
+events.bind(Product.parts.deleted, on_tag)  # E:
+events.bind(Product.price, on_created)  # E:
+events.bind(Deleted[Product], on_created)  # E:
+
+
+@events.on(Product.price)
+async def decorated_price(event: Changed[Product, int], mailer: Mailer) -> None: ...
+
+
+@events.on(Product.tags)  # E:
+async def wrongly_decorated_tag(event: Changed[Product, int]) -> None: ...
+
+
+class Prices(Projection):
+    @on(Created[Product])
+    async def began(self, event: Created[Product], mailer: Mailer) -> None: ...
+
+    @on(Product.price)
+    async def price(self, event: Changed[Product, int]) -> None: ...
+
+    @on(Updated[Product])
+    async def updated(self, event: Updated[Product]) -> None: ...
+
+    @on(Product.tags)  # E:
+    async def wrong_tag(self, event: Changed[Product, int]) -> None: ...
+
+
+async def using_root_entities(products: RootRepository[Product]) -> None:
+    product = await products.get(UUID(int=1))
+    assert_type(product.price, int)
+    assert_type(product.title, str | None)
+    assert_type(product.tags, ValueObjectSet[Tag])
+    product.price = 5
+    product.price = "dear"  # E:
+    assert_type(Product.price < 5, Condition)
+    use(Product.price < "dear")  # E:
+    assert_type(await products.find((Product.price < 5) & (Product.title == None)), Page[Product])  # noqa: E711  # as searches write it
+    async for found in products.stream(Product.price < 5):
+        assert_type(found, Product)
+    assert_type(products.create(price=3), Product)
+    assert_type((product.id, product.version), tuple[UUID, int])
+    assert_type(Product.id == product.id, Condition)
+    assert_type(Product.version > 3, Condition)
+    use(Product.version > "3")  # E:
+    products.delete(Mailer())  # E:
+
+
+async def loading_no_root(accounts: RootRepository[Account]) -> None:  # E:
+    ...
