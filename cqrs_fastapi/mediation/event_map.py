@@ -115,7 +115,7 @@ class EventMap:
 
     def _add(  # noqa: PLR0917  # all of them are a binding's own
         self,
-        event: type[Any] | EventTypes[Any],
+        event: object,
         handler: object,
         when: When,
         name: str | None,
