@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import ClassVar
 from uuid import UUID, uuid4
 
@@ -576,6 +578,38 @@ async def test_a_conflict_of_another_stream_leaves_no_row(shop: Shop) -> None:
         with pytest.raises(ConcurrencyError):
             await shop.cqrs.mediator.send(Append())
         await shop.look(look)
+
+
+DIES = """
+import asyncio, os, sys
+from uuid import UUID
+sys.path.insert(0, sys.argv[1])
+from test_root_repository import Shop
+from cqrs_fastapi.unit_of_work import unit_of_work
+
+async def main():
+    shop = Shop(sys.argv[2])
+
+    async def change(products):
+        (await products.get(UUID(sys.argv[3]))).price = 9
+        products.create(price=5)
+        unit_of_work.append = lambda *_: os._exit(7)  # the rows are written, the events are not
+
+    async with shop.cqrs.running(workers=()):
+        await shop.do(change)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_dies_between_row_and_events_leaves_neither(shop: Shop, url: str) -> None:
+    product_id = await shop.created(price=1)
+    program = [sys.executable, "-c", DIES, str(Path(__file__).parent), url, str(product_id)]
+    process = await asyncio.create_subprocess_exec(*program)
+    assert await process.wait() == 7
+    assert await shop.rows() == 1
+    assert await shop.stored(product_id) == ["ProductCreated"]
+    await shop.look(lambda products: expect_price(products, product_id, 1))
 
 
 # --- rows ---
