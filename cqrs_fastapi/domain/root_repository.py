@@ -17,7 +17,7 @@ from cqrs_fastapi.domain.finding.ordering import Ordering
 from cqrs_fastapi.domain.finding.places import RootState
 from cqrs_fastapi.domain.finding.search import Search, find_states, merge, next_cursor
 from cqrs_fastapi.domain.finding.states import read_states
-from cqrs_fastapi.domain.repository import Repository, TracksAggregates, require_version
+from cqrs_fastapi.domain.repository import FEW, Repository, TracksAggregates, require_version
 from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.domain.root_rows import present_row, restore
 from cqrs_fastapi.errors import NotFoundError
@@ -215,9 +215,8 @@ class RootRepository(Repository[R], Generic[R]):
         if not ids:
             return {}
         category, tenant = self._aggregate_type.__category__, self._roots.tenant
-        return await self._roots.read_few(
-            partial(read_states, tables=self._tables, tenant=tenant, category=category, ids=ids)
-        )
+        read = self._roots.read_few if len(ids) <= FEW else self._roots.read
+        return await read(partial(read_states, tables=self._tables, tenant=tenant, category=category, ids=ids))
 
     async def _page(self, search: Search) -> list[RootState]:
         touched = [root for root in self._mine() if root.is_touched]
