@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -26,8 +27,6 @@ from cqrs_fastapi.storage.tables import Tables
 
 R = TypeVar("R", bound=RootEntity)
 
-PAGE = 500
-"""Roots that `stream` reads at once."""
 _KEPT = ("version", "created_at", "updated_at", "deleted_at")
 
 
@@ -38,6 +37,8 @@ class TracksRoots(TracksAggregates, Protocol):
     def is_read_only(self) -> bool: ...
 
     def held(self) -> Iterable[Aggregate]: ...
+
+    def stream_states(self, search: Search, own: Sequence[RootState], /) -> AsyncGenerator[RootState, None]: ...
 
     def now(self) -> datetime: ...
 
@@ -136,15 +137,16 @@ class RootRepository(Repository[R], Generic[R]):
         *,
         ordering: Ordering = Ordering(),  # noqa: B008  # it is frozen
     ) -> AsyncIterator[R]:
-        """As `find`, page by page, however many there are. In a query they are not kept, so that memory stays flat."""
-        after: str | None = None
-        while True:
-            search = self._search(condition, ordering, PAGE, after)
-            page = await self._page(search)
-            for row in page:
+        """As `find`, one by one, however many there are: as they were when the first was asked for, by a cursor of the
+        database on a connection of its own. In a query they are not kept, so that memory stays flat.
+
+        Beside a session, whose transaction may have changed rows itself, it goes by pages in that transaction, each of
+        the moment. Use `contextlib.aclosing` around it when the iteration may be left early.
+        """
+        search, own = self._beside(self._search(condition, ordering, None, None))
+        async with aclosing(self._roots.stream_states(search, own)) as rows:
+            async for row in rows:
                 yield await (self._restored(row) if self._roots.is_read_only else self._of(row))
-            if (after := next_cursor(search, page)) is None:
-                return
 
     def update(self, root: R, /, **fields: object) -> None:
         """Set several fields: all of them, or none if a value is wrong."""
@@ -219,10 +221,15 @@ class RootRepository(Repository[R], Generic[R]):
         return await read(partial(read_states, tables=self._tables, tenant=tenant, category=category, ids=ids))
 
     async def _page(self, search: Search) -> list[RootState]:
-        touched = [root for root in self._mine() if root.is_touched]
-        search = replace(search, but=frozenset(root.id for root in touched))
+        search, own = self._beside(search)
         stored = await self._roots.read(partial(find_states, tables=self._tables, search=search))
-        return merge(search, stored, [present_row(root) for root in touched if root.exists])
+        return merge(search, stored, own)
+
+    def _beside(self, search: Search) -> tuple[Search, list[RootState]]:
+        """The search in the database without what may be otherwise in the unit of work, and how that is."""
+        touched = [root for root in self._mine() if root.is_touched]
+        own = [present_row(root) for root in touched if root.exists]
+        return replace(search, but=frozenset(root.id for root in touched)), own
 
     def _search(self, condition: Condition, ordering: Ordering, limit: int | None, after: str | None) -> Search:
         return Search(self._roots.tenant, self._aggregate_type.__category__, condition, ordering, limit, after)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +12,9 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.finding.places import RootState
+from cqrs_fastapi.domain.finding.search import Search
+from cqrs_fastapi.domain.finding.streaming import stream_pages, stream_states
 from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.domain.root_rows import rows_of
 from cqrs_fastapi.errors import ReadOnlyError
@@ -135,6 +138,13 @@ class UnitOfWork:
     def held(self) -> Iterable[Aggregate]:
         """All aggregates that were loaded or added."""
         return self._aggregates.values()
+
+    def stream_states(self, search: Search, own: Sequence[RootState], /) -> AsyncGenerator[RootState, None]:
+        """What a search finds, one by one; `own` are the states of those that the search leaves out."""
+        database = self._services.database
+        if self._session is None:
+            return stream_states(database, search, own)
+        return stream_pages(self.read, database.tables, search, own)
 
     def now(self) -> datetime:
         return self._kernel.clock.now()

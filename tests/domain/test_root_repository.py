@@ -12,8 +12,8 @@ from typing import ClassVar
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from cqrs_fastapi import (
     CQRS,
@@ -43,7 +43,7 @@ from cqrs_fastapi import (
     on,
     tracked,
 )
-from cqrs_fastapi.domain import root_repository
+from cqrs_fastapi.domain.finding import streaming
 from cqrs_fastapi.errors import ReadOnlyError, RegistrationError, StreamDeletedError
 from cqrs_fastapi.migrations import upgrade
 from cqrs_fastapi.testing import created
@@ -93,6 +93,10 @@ class Do(Command[None]):
 
 class Look(Query[None]):
     what: str
+
+
+class LookBesideSession(Query[None]):
+    pass
 
 
 class Append(Command[None]):
@@ -165,6 +169,13 @@ class Shop:
         async def look(query: Look, products: RootRepository[Product]) -> None:
             await self._work(products)
 
+        @self.cqrs.handles(LookBesideSession)
+        async def look_beside(
+            query: LookBesideSession, products: RootRepository[Product], session: AsyncSession
+        ) -> None:
+            await session.connection()
+            await self._work(products)
+
     async def do(self, work: Callable[[Products], Awaitable[None]]) -> None:
         self._work = work
         await self.cqrs.mediator.send(Do(what=""))
@@ -172,6 +183,10 @@ class Shop:
     async def look(self, work: Callable[[Products], Awaitable[None]]) -> None:
         self._work = work
         await self.cqrs.mediator.send(Look(what=""))
+
+    async def look_beside_session(self, work: Callable[[Products], Awaitable[None]]) -> None:
+        self._work = work
+        await self.cqrs.mediator.send(LookBesideSession())
 
     async def created(self, **fields: object) -> UUID:
         made: list[UUID] = []
@@ -428,8 +443,35 @@ async def test_what_was_found_is_changed_and_stored(shop: Shop) -> None:
     await shop.look(look)
 
 
-async def test_a_stream_gives_all_of_them_page_by_page(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(root_repository, "PAGE", 2)
+def checked_out(shop: Shop) -> list[int]:
+    """How many connections of the pool were in use, at each time that one was taken."""
+    counts, pool = [0], shop.cqrs.database.engine.pool
+    event.listen(pool, "checkout", lambda *_: counts.append(pool.checkedout()))  # type: ignore[attr-defined]  # a queue
+    return counts
+
+
+async def test_a_stream_gives_all_of_them_as_they_were_when_it_began(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "AT_ONCE", 2)
+    for price in range(5):
+        await shop.created(price=price)
+
+    async def look(products: Products) -> None:
+        ordering, prices = Product.price.ascending(), []
+        async for product in products.stream(ordering=ordering):
+            prices.append(product.price)
+            if len(prices) == 1:
+                await shop.created(price=9)
+        assert prices == [0, 1, 2, 3, 4]
+
+    await shop.look(look)
+
+
+async def test_a_stream_beside_a_session_goes_by_pages_in_its_transaction(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "AT_ONCE", 2)
     for price in range(5):
         await shop.created(price=price)
 
@@ -437,7 +479,9 @@ async def test_a_stream_gives_all_of_them_page_by_page(shop: Shop, monkeypatch: 
         ordering = Product.price.ascending()
         assert [product.price async for product in products.stream(ordering=ordering)] == [0, 1, 2, 3, 4]
 
-    await shop.look(look)
+    connections = checked_out(shop)
+    await shop.look_beside_session(look)
+    assert max(connections) == 1
 
 
 async def test_a_refreshed_one_is_what_is_stored(shop: Shop) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from sqlalchemy import Connection
 
 from cqrs_fastapi.domain.finding.memory import SortKey, sort_key
 from cqrs_fastapi.domain.finding.places import RootState
-from cqrs_fastapi.domain.finding.search import Search, find_in, statement
+from cqrs_fastapi.domain.finding.search import Search, find_in, find_states, merge, next_cursor, statement
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.driver_errors import before_commit
+from cqrs_fastapi.storage.tables import Tables
+
+Read = Callable[[Callable[[Connection], list[RootState]]], Awaitable[list[RootState]]]
 
 AT_ONCE = 500
 """The most rows that are held at a time."""
@@ -42,6 +49,22 @@ async def stream_states(
                 await result.close()
     for found in mine.rest(left):
         yield found
+
+
+async def stream_pages(
+    read: Read, tables: Tables, search: Search, own: Sequence[RootState] = ()
+) -> AsyncGenerator[RootState, None]:
+    """The same where there is a transaction already, which may have written rows that nobody else sees: page by page
+    by its own `read`, so that none waits for a second connection while it holds one.
+    """
+    after: str | None = None
+    while True:
+        page = replace(search, limit=AT_ONCE, after=after)
+        found = merge(page, await read(partial(find_states, tables=tables, search=page)), own)
+        for state in found:
+            yield state
+        if (after := next_cursor(page, found)) is None:
+            return
 
 
 class _Own:
