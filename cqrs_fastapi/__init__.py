@@ -11,6 +11,10 @@ from cqrs_fastapi.domain.applies import applies
 from cqrs_fastapi.domain.decider import Decider
 from cqrs_fastapi.domain.diffs import Diff
 from cqrs_fastapi.domain.entities import Entity, ExternalEntity, ValueObject
+from cqrs_fastapi.domain.finding.conditions import Condition
+from cqrs_fastapi.domain.finding.keyset import CursorError
+from cqrs_fastapi.domain.finding.ordering import Ordering
+from cqrs_fastapi.domain.finding.texts import SearchError
 from cqrs_fastapi.domain.refs import Ref, RefResolver, resolve_refs
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.domain.root_entity import DeletedError, RootEntity
@@ -65,10 +69,12 @@ __all__ = [
     "Clock",
     "Command",
     "ConcurrencyError",
+    "Condition",
     "ConfigurationError",
     "CqrsContainer",
     "CqrsError",
     "Created",
+    "CursorError",
     "Decider",
     "Deleted",
     "DeletedError",
@@ -91,6 +97,7 @@ __all__ = [
     "NextHandler",
     "NotFoundError",
     "NotificationEvent",
+    "Ordering",
     "Page",
     "Projection",
     "Provides",
@@ -104,6 +111,7 @@ __all__ = [
     "RequestMediator",
     "RootEntity",
     "RootRepository",
+    "SearchError",
     "Settings",
     "StreamHandler",
     "StreamRequest",

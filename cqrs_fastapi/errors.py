@@ -19,6 +19,7 @@ CqrsError
  ├─ ConcurrencyError              somebody else wrote the stream first
  ├─ StreamTruncatedError          what was asked for is gone; a summary stands for it
  ├─ AheadOfStoreError             a version or position that the store has not reached
+ ├─ SearchError                   what cannot be searched for
  ├─ DomainError                   the base of the users' own refusals
  │   └─ NotFoundError
  │       └─ StreamDeletedError    a tombstone: its name is never used again

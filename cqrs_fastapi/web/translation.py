@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 
+from cqrs_fastapi.domain.finding.texts import SearchError
 from cqrs_fastapi.domain.root_entity import DeletedError
 from cqrs_fastapi.errors import (
     ConcurrencyError,
@@ -51,6 +52,7 @@ _ANSWERS: Final[Mapping[type[BaseException], Answer]] = {
     DomainError: Answer(422),
     NotFoundError: Answer(404),
     DeletedError: Answer(410),
+    SearchError: Answer(422),
     ConcurrencyError: Answer(
         409, "Somebody else changed this meanwhile; nothing was written. Read it and decide again.", 1
     ),

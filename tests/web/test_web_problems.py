@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict, Field, Json, field_validator
 from starlette.websockets import WebSocketDisconnect
 
+from cqrs_fastapi import CursorError, DeletedError, SearchError
 from cqrs_fastapi.errors import (
     ConcurrencyError,
     CqrsError,
@@ -106,6 +107,9 @@ def refusing(application: Any, install_on: Callable[..., None]) -> FastAPI:
     [
         (DomainError("too little money"), 422, "domain", None),
         (NotFoundError(kind="Account", identifier="7"), 404, "not_found", None),
+        (DeletedError(kind="Product", identifier="7", deleted_at=None), 410, "deleted", None),
+        (SearchError("price is compared with NaN"), 422, "search", None),
+        (CursorError("this cursor is of another search"), 422, "cursor", None),
         (OutOfStockError("no more chairs"), 409, "out_of_stock", None),
         (SoldOutForeverError("never again"), 409, "sold_out_forever", None),
         (ClosedError("closed on Sundays"), 422, "closed", None),
