@@ -14,6 +14,7 @@ from cqrs_fastapi.errors import ConcurrencyError, NotFoundError, StreamTruncated
 from cqrs_fastapi.eventstore.expected_version import describe
 from cqrs_fastapi.eventstore.read import StreamRange, read_page
 from cqrs_fastapi.eventstore.records import StoredEvent
+from cqrs_fastapi.eventstore.store import Reveal
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
 
@@ -50,15 +51,21 @@ class TracksAggregates(Protocol):
 class Repository(Generic[A]):
     """Asked for as a parameter: `accounts: Repository[Account]`. In one unit of work an aggregate is loaded once."""
 
-    __slots__ = ("_aggregate_type", "_registry", "_tables", "_unit_of_work")
+    __slots__ = ("_aggregate_type", "_registry", "_reveal", "_tables", "_unit_of_work")
 
     def __init__(
-        self, aggregate_type: type[A], unit_of_work: TracksAggregates, tables: Tables, registry: EventRegistry
+        self,
+        aggregate_type: type[A],
+        unit_of_work: TracksAggregates,
+        tables: Tables,
+        registry: EventRegistry,
+        reveal: Reveal | None = None,
     ) -> None:
         self._aggregate_type = aggregate_type
         self._unit_of_work = unit_of_work
         self._tables = tables
         self._registry = registry
+        self._reveal = reveal
 
     async def get(self, id: UUID, *, expected_version: int | None = None) -> A:
         """The aggregate, folded from its events. Raises NotFoundError if it has none (StreamDeletedError, one of its
@@ -104,11 +111,11 @@ class Repository(Generic[A]):
         wanted, tables = StreamRange(self._unit_of_work.tenant, aggregate.stream), self._tables
         first = partial(read_page, tables=tables, wanted=wanted, at_most=FEW)
         stored, size = await self._unit_of_work.read_few(first), FEW
-        self._fold(aggregate, stored)
+        self._fold(aggregate, stored if self._reveal is None else await self._reveal(stored))
         while len(stored) == size and (rest := wanted.rest(stored[-1])) is not None:
             more = partial(read_page, tables=tables, wanted=rest, at_most=MORE)
             stored, size = await self._unit_of_work.read(more), MORE
-            self._fold(aggregate, stored)
+            self._fold(aggregate, stored if self._reveal is None else await self._reveal(stored))
 
     def _fold(self, aggregate: A, stored: Sequence[StoredEvent]) -> None:
         if stored:

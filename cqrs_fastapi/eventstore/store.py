@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
@@ -19,6 +19,9 @@ from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
 
 T = TypeVar("T")
+
+Reveal = Callable[[Sequence[StoredEvent]], Awaitable[Sequence[StoredEvent]]]
+"""Decrypts what was read."""
 
 
 class StoreAccess(Protocol):
@@ -45,12 +48,15 @@ class EventStore:
     events in memory, and no connection between them: an iteration may be left early, and may take as long as it will.
     """
 
-    __slots__ = ("_access", "_registry", "_tables")
+    __slots__ = ("_access", "_registry", "_reveal", "_tables")
 
-    def __init__(self, access: StoreAccess, tables: Tables, registry: EventRegistry) -> None:
+    def __init__(
+        self, access: StoreAccess, tables: Tables, registry: EventRegistry, reveal: Reveal | None = None
+    ) -> None:
         self._access = access
         self._tables = tables
         self._registry = registry
+        self._reveal = reveal
 
     async def append(
         self,
@@ -75,7 +81,7 @@ class EventStore:
             raise TypeError("decide on something: await store.decide(matching(Enrolled, course=course_id))")
         tenant = self._access.tenant
         stored, condition = await self._access.read(lambda c: read_matching(c, self._tables, tenant, wanted))
-        return Decision([decoded(one, self._registry) for one in stored], condition)
+        return Decision([decoded(one, self._registry) for one in await self._revealed(stored)], condition)
 
     def read(
         self,
@@ -133,12 +139,15 @@ class EventStore:
         wanted = AllRange(self._access.tenant, _number("after", after), names, tuple(categories), archived)
         return self._all(wanted, frozenset(types), LAST if limit is None else _number("limit", limit))
 
+    async def _revealed(self, stored: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        return stored if self._reveal is None else await self._reveal(stored)
+
     async def _stream(self, first: StreamRange, limit: int) -> AsyncIterator[RecordedEvent]:
         wanted: StreamRange | None = first
         while wanted is not None and limit > 0:
             size = min(PAGE, limit)
             stored = await self._access.read(partial(read_page, tables=self._tables, wanted=wanted, at_most=size))
-            for one in stored:
+            for one in await self._revealed(stored):
                 yield decoded(one, self._registry)
             limit -= len(stored)
             wanted = wanted.rest(stored[-1]) if len(stored) == size else None
@@ -148,7 +157,7 @@ class EventStore:
         page = partial(read_first, tables=self._tables, wanted=wanted, at_most=size)
         horizon, stored = await self._access.read(page)
         while True:
-            for one in stored:
+            for one in await self._revealed(stored):
                 recorded = decoded(one, self._registry)
                 # A name may stand for several classes, one for each of its versions.
                 if not types or type(recorded.event) in types:

@@ -19,13 +19,16 @@ from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Subscription
 from cqrs_fastapi.dead_letters.parking import Reason
 from cqrs_fastapi.errors import MessageError, UnavailableError
 from cqrs_fastapi.inbox.claims import in_store, settled
-from cqrs_fastapi.inbox.envelope import message_id_of, open_envelope
+from cqrs_fastapi.inbox.envelope import Envelope, message_id_of
 from cqrs_fastapi.inbox.handling import Handlings, Settlement, wait_for
+from cqrs_fastapi.inbox.revealing import reveal_message
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
 
 log = structlog.get_logger("cqrs_fastapi")
 
 _PAUSE_WHILE_AWAY = 0.5
+_PAUSE_WHILE_FORGETTING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +140,29 @@ class Consumer:
         """Settle one message for every handler, one after the other; False if it was time to stop before that."""
         if message_id_of(message) in known.in_store:
             return True
-        try:
-            envelope = open_envelope(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
-        except MessageError as error:
-            parked = await self.handlings.park(self.group, message, Reason.of(error), self._stop)
-            return parked is not Settlement.STOPPED
+        while not self._stop.is_set():
+            try:
+                envelope = await self._open(message)
+            except MessageError as error:
+                parked = await self.handlings.park(self.group, message, Reason.of(error), self._stop)
+                return parked is not Settlement.STOPPED
+            except UnavailableError as error:  # whoever keeps the keys of what it holds
+                log.warning("message_not_decrypted", worker=self.name, error=str(error))
+                await self._sleep(_PAUSE_WHILE_AWAY)
+                continue
+            try:
+                return await self._give(envelope, message, known)
+            except ForgottenMeanwhileError as error:
+                log.info("message_opened_again", worker=self.name, reason=error.code)
+                await self._sleep(_PAUSE_WHILE_FORGETTING)
+        return False
+
+    async def _open(self, message: IncomingMessage) -> Envelope:
+        limit = self.handlings.settings.max_message_bytes
+        return await reveal_message(message, self.registry, self.handlings.personal, max_bytes=limit)
+
+    async def _give(self, envelope: Envelope, message: IncomingMessage, known: _Known) -> bool:
+        """To every handler that has not settled it yet. One that has done so meanwhile finds that out by itself."""
         pipelines = self.handlings.kernel.pipelines
         for handling in pipelines.durable.get(type(envelope.event), ()):
             if (handling.consumer, envelope.metadata.message_id) in known.settled:

@@ -22,10 +22,11 @@ _LONGEST_VALUE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message that was understood."""
+    """A message that was understood. `key_ids` are those of the subjects whose personal data it holds."""
 
     event: Any
     metadata: Metadata
+    key_ids: frozenset[UUID] = frozenset()
 
 
 def text_headers(message: IncomingMessage) -> dict[str, str]:

@@ -36,10 +36,12 @@ from cqrs_fastapi.eventstore.subscription import (
 from cqrs_fastapi.inbox.added import close, passed_over
 from cqrs_fastapi.inbox.claims import settled
 from cqrs_fastapi.inbox.handling import AlsoWrite, Handlings, PlaceLostError, Settlement, wait_for
+from cqrs_fastapi.inbox.revealing import reveal_stored
 from cqrs_fastapi.inbox.starts import Reader
-from cqrs_fastapi.inbox.stored import message_of, open_stored
+from cqrs_fastapi.inbox.stored import message_of
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
 from cqrs_fastapi.storage import leases
 from cqrs_fastapi.storage.leases import Lease, LeaseLostError
 
@@ -48,6 +50,8 @@ log = structlog.get_logger("cqrs_fastapi")
 CATCH_UP_SECONDS = 1.0
 """How often a checkpoint follows W over events that nobody waits for."""
 _PAUSE_WHILE_AWAY = 0.5
+_PAUSE_WHILE_FORGETTING = 0.05
+"""Seconds. Until the transaction that forgets is committed, the key is not gone for readers."""
 
 
 @dataclass(slots=True)
@@ -183,14 +187,20 @@ class Subscriber:
 
     async def _given(self, arrival: Arrival, stop: asyncio.Event, also: AlsoWrite) -> Settlement | None:
         """None if this handler does not react to that version of the event."""
-        try:
-            envelope = open_stored(arrival, self.registry)
-        except MessageError as error:
-            return await self.handlings.park(self.reader.consumer, message_of(arrival), Reason.of(error), stop, also)
-        handling = self._handling(type(envelope.event))
-        if handling is None:
-            return None
-        return await self.handlings.settle(handling, envelope, message_of(arrival), stop, also)
+        while True:
+            try:
+                envelope = await reveal_stored(arrival, self.registry, self.handlings.personal)
+            except MessageError as error:
+                reason = Reason.of(error)
+                return await self.handlings.park(self.reader.consumer, message_of(arrival), reason, stop, also)
+            handling = self._handling(type(envelope.event))
+            if handling is None:
+                return None
+            try:
+                return await self.handlings.settle(handling, envelope, message_of(arrival), stop, also)
+            except ForgottenMeanwhileError as error:
+                log.info("message_opened_again", consumer=self.reader.consumer, reason=error.code)
+                await wait_for(stop, _PAUSE_WHILE_FORGETTING)
 
     def _handling(self, event_type: type) -> Handling | None:
         """Looked up each time, since an override replaces them."""

@@ -8,19 +8,22 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, Unpack
 
 from pydantic import BaseModel, ConfigDict
 
+from cqrs_fastapi.messages.personal import personal_fields
+
 MAX_TAG_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class EventDefinition:
     """How an event is called outside the process. `topic` is None for an event that stays in the store. `tags` name the
-    fields by which conditions find it, whatever its stream.
+    fields by which conditions find it, whatever its stream; `subject` the one that says whose its personal data are.
     """
 
     name: str
     version: int
     topic: str | None
     tags: tuple[str, ...] = ()
+    subject: str | None = None
 
 
 def checked_version(cls: type, version: int) -> int:
@@ -67,20 +70,24 @@ class Event(BaseModel):
         version: int = 1,
         topic: str | None = None,
         tags: Sequence[str] = (),
+        subject: str | None = None,
         **config: Unpack[ConfigDict],
     ) -> None:
         if config:  # pydantic has taken those it knows
             unknown = ", ".join(config)
             raise TypeError(
-                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic and tags"
+                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic, tags and subject"
             )
         super().__init_subclass__()
-        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic, tuple(tags))
+        named = name or cls.__name__
+        cls.__event__ = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), subject)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **arguments: Any) -> None:
         """Pydantic repeats the class arguments here, when it knows the fields."""
         require_fields(cls, cls.__event__.tags, cls.model_fields)
+        if cls.__pydantic_complete__:  # else the registry finds out, which needs all types
+            personal_fields(cls, cls.__event__.subject, cls.__event__.tags)
 
 
 class NotificationEvent(Event):

@@ -15,14 +15,21 @@ Kind = Literal["command", "query", "stream"]
 
 
 def event(
-    *, name: str | None = None, version: int = 1, topic: str | None = None, tags: Sequence[str] = ()
+    *,
+    name: str | None = None,
+    version: int = 1,
+    topic: str | None = None,
+    tags: Sequence[str] = (),
+    subject: str | None = None,
 ) -> Callable[[C], C]:
     """Make an event of a dataclass or a msgspec struct; the arguments are those of `Event`."""
 
     def mark(cls: C) -> C:
         _require_form(cls, "event")
         require_fields(cls, tags, _fields_of(cls))
-        cls.__event__ = EventDefinition(name or cls.__name__, checked_version(cls, version), topic, tuple(tags))  # type: ignore[attr-defined]  # a mark on a class of the user's
+        named = name or cls.__name__
+        definition = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), subject)
+        cls.__event__ = definition  # type: ignore[attr-defined]  # a mark on a class of the user's
         return cls
 
     return mark

@@ -9,15 +9,17 @@ from typing import Any
 from cqrs_fastapi.errors import UnknownMessageError
 from cqrs_fastapi.messages.events import AnyEvent, EventDefinition, definition_of
 from cqrs_fastapi.messages.json_codec import JsonCodec, codec_for
+from cqrs_fastapi.messages.personal import PersonalField, personal_fields
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredEvent:
-    """An event class with its outside name and its codec."""
+    """An event class with its outside name, its codec, and the fields of it that are encrypted."""
 
     event_type: type[AnyEvent]
     definition: EventDefinition
     codec: JsonCodec
+    personal: tuple[PersonalField, ...] = ()
 
 
 class EventRegistry:
@@ -35,7 +37,9 @@ class EventRegistry:
 
     def _add(self, event_type: type[AnyEvent]) -> None:
         definition = definition_of(event_type)
-        registered = RegisteredEvent(event_type, definition, codec_for(event_type))
+        codec = codec_for(event_type)
+        personal = personal_fields(event_type, definition.subject, definition.tags)
+        registered = RegisteredEvent(event_type, definition, codec, personal)
         key = (definition.name, definition.version)
         if key in self._by_name:
             raise ValueError(clash(self._by_name[key].event_type, event_type))
@@ -58,6 +62,11 @@ class EventRegistry:
         except KeyError:
             definition = definition_of(event_type)
             raise UnknownMessageError(name=definition.name, version=definition.version) from None
+
+    def personal_of(self, name: str, version: int) -> tuple[PersonalField, ...] | None:
+        """The encrypted fields of the class stored under this name; None if there is no such class."""
+        registered = self._by_name.get((name, version))
+        return None if registered is None else registered.personal
 
     def decode(self, name: str, version: int, data: bytes) -> Any:
         """The event in these bytes; UnknownMessageError or MalformedMessageError."""

@@ -36,7 +36,7 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         AsyncSession: Builtin(lambda scope: unit_of(scope).session),
         UnitOfWork: Builtin(unit_of),
         Repository: Builtin(lambda scope, aggregate: _repository(scope, aggregate, assembly)),
-        EventStore: Builtin(lambda scope: EventStore(unit_of(scope), assembly.database.tables, assembly.registry)),
+        EventStore: Builtin(lambda scope: store_of(unit_of(scope), assembly)),
         RequestMediator: Builtin(lambda scope: scope.mediator),
         EventMediator: Builtin(lambda scope: scope.event_mediator),
         Metadata: Builtin(lambda _: Metadata.current(), opens_unit=False),
@@ -51,5 +51,11 @@ def unit_of(scope: Scope) -> UnitOfWork:
     return unit
 
 
+def store_of(unit: UnitOfWork, assembly: Assembly) -> EventStore:
+    """The event store, as one unit of work sees it."""
+    return EventStore(unit, assembly.database.tables, assembly.registry, unit.revealing)
+
+
 def _repository(scope: Scope, aggregate: type[Aggregate], assembly: Assembly) -> Repository[Any]:
-    return Repository(aggregate, unit_of(scope), assembly.database.tables, assembly.registry)
+    unit = unit_of(scope)
+    return Repository(aggregate, unit, assembly.database.tables, assembly.registry, unit.revealing)

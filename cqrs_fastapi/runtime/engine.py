@@ -35,6 +35,9 @@ from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.relay import Relay
 from cqrs_fastapi.outbox.routing import Routing
+from cqrs_fastapi.personal_data.events import PersonalEvents
+from cqrs_fastapi.personal_data.key_provider import KeyProvider
+from cqrs_fastapi.personal_data.key_ring import KeyRing
 from cqrs_fastapi.runtime.assembly import (
     Assembled,
     Blueprint,
@@ -44,6 +47,7 @@ from cqrs_fastapi.runtime.assembly import (
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
+from cqrs_fastapi.runtime.personal_data import require_provider
 from cqrs_fastapi.runtime.reading import StoreReading
 from cqrs_fastapi.runtime.supervisor import WorkerState
 from cqrs_fastapi.runtime.together import Together
@@ -88,9 +92,12 @@ class Engine:
         self._reading = StoreReading(self.database, self.settings, self.clock, durable)
         self._probes += self._reading.probes()
         self._routing = Routing()
+        self.personal = self._personal_events()
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._appender = Appender(self.database)
-        self._services = Services(self.database, self._appender, self.registry, self._routing, limits, self._wake)
+        self._services = Services(
+            self.database, self._appender, self.registry, self._routing, limits, self._wake, self.personal
+        )
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
         self.event_mediator = self.kernel.event_mediator_of(None)
@@ -249,7 +256,14 @@ class Engine:
             self._relay.wake()
 
     def _handlings(self) -> Handlings:
-        return Handlings(self.kernel, self.database, self.settings)
+        return Handlings(self.kernel, self.database, self.settings, self.personal)
+
+    def _personal_events(self) -> PersonalEvents | None:
+        provider: KeyProvider | None = self._container.key_provider()
+        require_provider(provider, self.registry)
+        if provider is None:
+            return None
+        return PersonalEvents(KeyRing(self.database, provider, self.clock, self.ids), self.registry)
 
     async def _ping_database(self) -> None:
         await self.database.ping()

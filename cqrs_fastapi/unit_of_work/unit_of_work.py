@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,8 +16,9 @@ from cqrs_fastapi.errors import ReadOnlyError
 from cqrs_fastapi.eventstore.append import append
 from cqrs_fastapi.eventstore.appender import FEW, Appender
 from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
-from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord
+from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, StoredEvent
 from cqrs_fastapi.eventstore.repeats import record_of
+from cqrs_fastapi.eventstore.store import Reveal
 from cqrs_fastapi.mediation.contention import give_way
 from cqrs_fastapi.mediation.idempotency import Attempt
 from cqrs_fastapi.mediation.scope import Scope
@@ -23,8 +26,12 @@ from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.metadata import Metadata, holder
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.routing import Routing
+from cqrs_fastapi.personal_data.events import NO_KEYS, PersonalEvents
+from cqrs_fastapi.personal_data.key_cache import SubjectKey
+from cqrs_fastapi.personal_data.key_ring import Within
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError, hold
 from cqrs_fastapi.storage.database import Database
-from cqrs_fastapi.storage.driver_errors import commit
+from cqrs_fastapi.storage.driver_errors import before_commit, commit
 from cqrs_fastapi.unit_of_work.drafts import Draft, Limits, Prepared, prepare_rows
 
 if TYPE_CHECKING:
@@ -36,7 +43,9 @@ Work = Callable[[Connection], None]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every unit of work of an application shares. `wake` tells the relay that there is something to send."""
+    """What every unit of work of an application shares. `wake` tells the relay that there is something to send;
+    `personal` is None where nothing is encrypted.
+    """
 
     database: Database
     appender: Appender
@@ -44,6 +53,7 @@ class Services:
     routing: Routing
     limits: Limits
     wake: Callable[[], None]
+    personal: PersonalEvents | None = None
 
 
 class UnitOfWork:
@@ -58,8 +68,10 @@ class UnitOfWork:
         "_appends",
         "_condition",
         "_drafts",
+        "_held",
         "_joined",
         "_kernel",
+        "_keys",
         "_published",
         "_read_only",
         "_record",
@@ -84,6 +96,8 @@ class UnitOfWork:
         self._joined: list[Work] = []
         self._record: IdempotencyRecord | None = None
         self._condition: Condition | None = None
+        self._keys: Mapping[str, SubjectKey] = NO_KEYS
+        self._held: set[UUID] = set()
 
     @property
     def tenant(self) -> str:
@@ -139,6 +153,14 @@ class UnitOfWork:
             return await self._services.database.run(self._session, work)
         return await self._services.database.read_few(work)
 
+    @property
+    def revealing(self) -> Reveal | None:
+        """Gives events their personal values, or placeholders where the subject was forgotten; None where nothing is
+        encrypted. If the unit writes tables of its own it can then be committed only while these subjects are known.
+        """
+        personal = self._services.personal
+        return None if personal is None else partial(self._reveal, personal)
+
     async def prepare(self, scope: Scope) -> None:
         """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
         pipelines = self._kernel.pipelines
@@ -146,22 +168,36 @@ class UnitOfWork:
             self._drafts.extend(new)
             for draft in new:
                 await pipelines.react(scope, draft.event, draft.metadata)
+        if self._services.personal is not None:
+            await self._find_keys(self._services.personal)
 
     async def commit(self) -> None:
         """One transaction: what was joined, the session's changes, events and outbox rows. Returns when it is durable.
 
         Raises ConcurrencyError, UnavailableError (nothing was written) or UnknownOutcomeError.
         """
-        prepared = prepare_rows(self._drafts, self._services.registry, self._services.routing, self._services.limits)
+        services = self._services
+        prepared = prepare_rows(self._drafts, services.registry, services.routing, services.limits, self._keys)
         give_way(one.stream for one in prepared.appends)
+        try:
+            await self._commit(prepared)
+        except ForgottenMeanwhileError as error:
+            if services.personal is not None:
+                services.personal.ring.drop(error.key_ids)
+            raise
+        if prepared.sends:
+            services.wake()
+
+    async def _commit(self, prepared: Prepared) -> None:
         if self._session is not None and self._read_only:
             await self._session.close()
-        elif self._session is not None:
+            return
+        if self._held and (self._session is not None or self._joined):
+            self._hold_subjects(frozenset(self._held))
+        if self._session is not None:
             await self._commit_session(self._session, prepared)
         elif prepared or self._joined or self._record:
             await self._write(prepared)
-        if prepared.sends:
-            self._services.wake()
 
     async def rollback(self) -> None:
         """Leave nothing behind. A session that was handed in stays its owner's to end."""
@@ -176,6 +212,36 @@ class UnitOfWork:
             await session.flush()
             if work is not None:
                 await self._services.database.run(session, work)
+
+    def _hold_subjects(self, key_ids: frozenset[UUID]) -> None:
+        """Rows of the application's own may hold personal values in clear. They are not committed beside a forgetting
+        that would not find them.
+        """
+        tables = self._services.database.tables
+        self.join(lambda connection: hold(connection, tables, key_ids))
+
+    async def _find_keys(self, personal: PersonalEvents) -> None:
+        """What the drafts are to be encrypted with. The session is flushed first: of two units that wait for each
+        other's rows and keys neither would ever go on.
+        """
+        events = [draft.event for draft in self._drafts if personal.registry.of(draft.event).personal]
+        if not events:
+            return
+        if self._session is not None:
+            with before_commit():
+                await self._session.flush()
+        self._keys = await personal.keys_of(self.tenant, events, self._within())
+        self._held.update(key.key_id for key in self._keys.values())
+
+    async def _reveal(self, personal: PersonalEvents, stored: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        events, key_ids = await personal.reveal(self.tenant, stored, self._within())
+        self._held.update(key_ids)
+        return events
+
+    def _within(self) -> Within | None:
+        if self._session is None:
+            return None
+        return Within(partial(self._services.database.run, self._session), self._session_is_ours)
 
     async def _write(self, prepared: Prepared) -> None:
         unit, database = self._unit(prepared), self._services.database
