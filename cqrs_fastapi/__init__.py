@@ -35,7 +35,9 @@ from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, NotificationEvent
 from cqrs_fastapi.messages.forms import command, event, query
 from cqrs_fastapi.messages.metadata import Metadata
+from cqrs_fastapi.messages.personal import Personal, PersonalData
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
+from cqrs_fastapi.personal_data.placeholders import is_forgotten
 from cqrs_fastapi.projections.projection import Projection, on
 from cqrs_fastapi.runtime.container import CqrsContainer
 from cqrs_fastapi.scheduling.tick import Tick
@@ -78,6 +80,8 @@ __all__ = [
     "NextHandler",
     "NotFoundError",
     "NotificationEvent",
+    "Personal",
+    "PersonalData",
     "Projection",
     "Provides",
     "Query",
@@ -99,6 +103,7 @@ __all__ = [
     "command",
     "event",
     "event_mediator",
+    "is_forgotten",
     "matching",
     "mediator",
     "on",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -67,35 +67,34 @@ def personal_fields(cls: type, subject: str | None, tags: Sequence[str]) -> tupl
                 f"{cls.__name__}.{name} is personal and a tag, and tags are stored as they are, for conditions; "
                 f"tag another field"
             )
-    return tuple(_personal(cls, name, fields, mark, mark.subject or subject, marks) for name, mark in marks.items())
+    found: list[PersonalField] = []
+    for name, mark in marks.items():
+        whose = mark.subject or subject
+        if whose is None:
+            raise TypeError(
+                f"{cls.__name__}.{name} is personal, and nothing says whose; name the field that does: "
+                f"class {cls.__name__}(Event, subject='customer_id')"
+            )
+        if whose not in fields or whose in marks:
+            what = "a personal field" if whose in marks else "no field of the event"
+            raise TypeError(
+                f"{cls.__name__}.{name} has the subject {whose!r}, which is {what}; name a field with an identifier"
+            )
+        text, placeholder = _placeholder(cls, name, fields[name], mark)
+        found.append(PersonalField(name, fields[name].key, whose, text, placeholder))
+    return tuple(found)
 
 
-def _personal(
-    cls: type,
-    name: str,
-    fields: Mapping[str, _Field],
-    mark: PersonalData,
-    subject: str | None,
-    marks: Mapping[str, PersonalData],
-) -> PersonalField:
-    where = f"{cls.__name__}.{name}"
-    if subject is None:
-        raise TypeError(
-            f"{where} is personal, and nothing says whose; name the field that does: "
-            f"class {cls.__name__}(Event, subject='customer_id')"
-        )
-    if subject not in fields or subject in marks:
-        what = "a personal field" if subject in marks else "no field of the event"
-        raise TypeError(f"{where} has the subject {subject!r}, which is {what}; name a field with an identifier")
-    field = fields[name]
+def _placeholder(cls: type, name: str, field: _Field, mark: PersonalData) -> tuple[str, Any]:
+    """As JSON, and as it was given."""
     candidates = (FORGOTTEN, None) if mark.forgotten is ... else (mark.forgotten,)
     for candidate in candidates:
         text = _json(candidate)
         if text is not None and _fits(cls, field, text):
-            return PersonalField(name, field.key, subject, text.decode(), candidate)
+            return text.decode(), candidate
     told = "nothing" if mark.forgotten is ... else f"forgotten={mark.forgotten!r}"
     raise TypeError(
-        f"{where} has {told} to read as once its subject is forgotten; write "
+        f"{cls.__name__}.{name} has {told} to read as once its subject is forgotten; write "
         f"Annotated[..., PersonalData(forgotten=...)] with a value of its own type, or let it be None"
     )
 

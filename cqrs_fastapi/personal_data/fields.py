@@ -85,7 +85,9 @@ def conceal(
             key_id, key = keys[subject]
             if key is None:
                 raise ValueError(f"the key of {subject!r} was destroyed")
-            values[field.key] = seal(values[field.key], key_id, key, place, field.key, field.forgotten)
+            values[field.key] = seal(
+                values[field.key], key_id, key, place, field=field.key, placeholder=field.forgotten
+            )
         elif not hasattr(message, "__struct_fields__"):  # a struct may leave defaults out, and has no other names
             raise MalformedMessageError(
                 f"{type(message).__name__}.{field.name} is personal and is written under another name; "

@@ -69,7 +69,7 @@ class Token:
         return parse_json(self.placeholder)
 
 
-def seal(value: Any, key_id: UUID, key: bytes, place: Place, field: str, placeholder: str) -> str:
+def seal(value: Any, key_id: UUID, key: bytes, place: Place, *, field: str, placeholder: str) -> str:
     """The token of a plain JSON value."""
     sealed = encrypt(key, to_json(value), place.of(field, key_id, placeholder))
     return f"{PREFIX}{base64.b64encode(key_id.bytes + sealed).decode()}:{placeholder}"

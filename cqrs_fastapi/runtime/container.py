@@ -51,8 +51,8 @@ class CqrsContainer(containers.DeclarativeContainer):
 
 
 def give_settings(container: AnyContainer) -> None:
-    """Let database, broker and key provider have the container's own settings. They refer to the provider they were declared with,
-    which a subclass with a `settings` of its own has replaced.
+    """Let database, broker and key provider have the container's own settings. They refer to the provider they were
+    declared with, which a subclass with a `settings` of its own has replaced.
     """
     own = container.providers["settings"]
     for name in ("database", "broker", "key_provider"):
