@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     topic_replication: int = Field(default=1, ge=1)
     create_topics: bool = True
 
-    personal_data_keys: SecretStr = SecretStr("")
+    personal_data_keys: SecretStr | None = None
     """`main:<base64 of 32 random bytes>`: what the keys of data subjects are encrypted with; older ones behind it."""
 
     subscription_poll: timedelta = Field(default=timedelta(milliseconds=200), gt=timedelta(0))

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cqrs_fastapi.cli.dead_letters import dead_letters
+from cqrs_fastapi.cli.forget import forget
 from cqrs_fastapi.cli.send import send
 from cqrs_fastapi.cli.torture_store import torture_store
 from cqrs_fastapi.cli.workers import consume, relay, schedule
@@ -36,7 +37,7 @@ class _Sentences(TyperGroup):
 app = typer.Typer(
     name="cqrs", cls=_Sentences, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-for _command in (relay, consume, schedule, send):
+for _command in (relay, consume, schedule, send, forget):
     app.command()(_command)
 app.command("dead-letters")(dead_letters)
 app.command("torture-store")(torture_store)

@@ -127,4 +127,5 @@ def parts_of(ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
 def _rows(tables: Tables) -> Select[Any]:
     keys = tables.subject_keys.c
     columns: list[Any] = [keys.tenant, keys.subject, keys.key_id, keys.wrapped_key, keys.wrapped_by, keys.forgotten_at]
-    return select(*columns)
+    query: Select[Any] = select(*columns)  # pyright: ignore[reportAssignmentType]  # a list says nothing of its length
+    return query

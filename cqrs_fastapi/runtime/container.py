@@ -22,8 +22,8 @@ def _connect(settings: Settings) -> Broker:
 
 def _local_keys(settings: Settings) -> KeyProvider | None:
     """The keys of the settings; None without any: then nothing can be encrypted."""
-    given = settings.personal_data_keys.get_secret_value()
-    return LocalKeyProvider(keys_of(given)) if given else None
+    given = settings.personal_data_keys
+    return LocalKeyProvider(keys_of(given.get_secret_value())) if given else None
 
 
 def read_settings() -> Settings:

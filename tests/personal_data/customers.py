@@ -42,7 +42,7 @@ overview = Table(
 
 class Address(Event):
     street: str
-    lines: list[str] = []
+    lines: tuple[str, ...] = ()
 
 
 class Registered(Event, name="customer.registered", topic="customers", subject="customer_id"):
@@ -129,7 +129,7 @@ class Overview(Projection, version=1):
         await session.execute(insert(overview).values(customer=str(event.customer_id), email=event.email))
 
 
-def build(url: str, *, keys: str = f"main:{MASTER}", projects: bool = True, **settings: Any) -> CQRS:
+def build(url: str, *, keys: str | None = f"main:{MASTER}", projects: bool = True, **settings: Any) -> CQRS:
     given: dict[str, Any] = {"service": "tests", "retry_backoff": "PT0.01S", "handler_attempts": 2, **settings}
     cqrs = CQRS(settings=Settings(database_url=url, personal_data_keys=keys, **given))
     cqrs.register(Greeted, Plain)

@@ -1,4 +1,4 @@
-"""Personal fields on their way through an application: encrypted wherever they are kept, in clear where they are used."""
+"""Personal fields on their way through an application: encrypted where they are kept, in clear where they are used."""
 
 import asyncio
 import json
@@ -40,10 +40,10 @@ from cqrs_fastapi.personal_data.tokens import PREFIX
 
 pytestmark = pytest.mark.anyio
 
-SECRET = "ada.lovelace@example.org"
+EMAIL = "ada.lovelace@example.org"
 
 
-async def register(cqrs: CQRS, email: str = SECRET, **more: Any) -> UUID:
+async def register(cqrs: CQRS, email: str = EMAIL, **more: Any) -> UUID:
     customer = uuid4()
     await cqrs.mediator.send(Register(id=customer, email=email, **more))
     return customer
@@ -51,16 +51,16 @@ async def register(cqrs: CQRS, email: str = SECRET, **more: Any) -> UUID:
 
 async def test_a_personal_value_is_in_no_table_and_is_read_by_the_aggregate_and_by_the_store(database_url: str) -> None:
     async with opened(database_url) as cqrs:
-        customer = await register(cqrs, address=Address(street="St James's Square", lines=["12"]))
+        customer = await register(cqrs, address=Address(street="St James's Square", lines=("12",)))
         await cqrs.mediator.send(Greet(id=customer, greeting="dear Augusta"))
         stored = await everything(cqrs)
-        for planted in (SECRET, "St James", "Augusta", ": 44"):
+        for planted in (EMAIL, "St James", "Augusta", ": 44"):
             assert planted not in stored
         assert stored.count(PREFIX) == 2 * 3 + 1  # the event and its row of the outbox, and the one that has no stream
-        assert await cqrs.mediator.send(Look(id=customer)) == (SECRET, "", 44)
+        assert await cqrs.mediator.send(Look(id=customer)) == (EMAIL, "", 44)
         (read,) = await cqrs.mediator.send(History(stream=f"Customer-{customer}"))
         assert read == Registered(
-            customer_id=customer, email=SECRET, age=44, address=Address(street="St James's Square", lines=["12"])
+            customer_id=customer, email=EMAIL, age=44, address=Address(street="St James's Square", lines=("12",))
         )
 
 
@@ -68,7 +68,7 @@ async def test_another_process_with_the_same_master_key_reads_it(database_url: s
     async with opened(database_url) as cqrs:
         customer = await register(cqrs)
     async with build(database_url).running(workers=()) as other:
-        assert await other.mediator.send(Look(id=customer)) == (SECRET, "", 44)
+        assert await other.mediator.send(Look(id=customer)) == (EMAIL, "", 44)
 
 
 async def test_a_value_that_looks_like_a_token_is_encrypted_in_a_personal_field_and_left_alone_in_another(
@@ -121,12 +121,12 @@ async def test_nothing_personal_is_recorded_of_somebody_who_was_forgotten(databa
         await cqrs.personal_data.forget(unknown)
         for command in (
             Rename(id=customer, name="Augusta"),
-            RegisterInSession(id=customer, email=SECRET),
-            Register(id=unknown, email=SECRET),
+            RegisterInSession(id=customer, email=EMAIL),
+            Register(id=unknown, email=EMAIL),
         ):
             with pytest.raises(SubjectForgottenError):
                 await cqrs.mediator.send(command)
-        assert SECRET not in await everything(cqrs)
+        assert EMAIL not in await everything(cqrs)
         keys = await rows_of(cqrs, cqrs.database.tables.subject_keys)
         assert [row["wrapped_key"] for row in keys] == [None, None]
 
@@ -241,7 +241,7 @@ async def test_durable_handlers_get_personal_values_and_after_forgetting_placeho
             return bool(await rows_of(cqrs, overview))
 
         await until(projected)
-        assert [row["email"] for row in await rows_of(cqrs, overview)] == [SECRET]
+        assert [row["email"] for row in await rows_of(cqrs, overview)] == [EMAIL]
         report = await cqrs.personal_data.forget(customer)
         assert report.rows == {"overview": 1}
         assert await rows_of(cqrs, overview) == []
@@ -255,7 +255,7 @@ async def test_a_dead_letter_keeps_the_encrypted_bytes_and_no_text_of_the_error(
     @cqrs.on(Registered, name="failing")
     async def fail(event: Registered, session: AsyncSession) -> None:
         try:
-            raise KeyError(event.email)
+            {}[event.email]
         except KeyError as error:
             raise RuntimeError(f"cannot write to {event.email}") from error
 
@@ -284,7 +284,7 @@ async def test_a_dead_letter_keeps_the_encrypted_bytes_and_no_text_of_the_error(
         found = await cqrs.database.read(lambda connection: newest(connection, cqrs.database.tables, 10))
         secret = next(one for one in found if one.consumer == "failing")
         plain = next(one for one in found if one.consumer == "plainly")
-        assert SECRET not in await everything(cqrs)
+        assert EMAIL not in await everything(cqrs)
         assert secret.code == "RuntimeError"
         assert "in fail" in secret.traceback
         assert "KeyError" in secret.traceback
@@ -348,25 +348,25 @@ async def test_a_consumer_with_the_keys_decrypts_what_comes_by_the_broker(databa
 
 def test_personal_fields_without_a_key_are_an_error_at_the_start(sqlite_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"Registered.email is personal.*CQRS_PERSONAL_DATA_KEYS"):
-        asyncio.run(build(sqlite_url, keys="").open())
+        asyncio.run(build(sqlite_url, keys=None).open())
 
 
 async def test_a_command_that_only_reads_personal_data_is_committed(database_url: str) -> None:
     async with opened(database_url) as cqrs:
         customer = await register(cqrs)
         await cqrs.mediator.send(Copy(id=customer))
-        assert [row["email"] for row in await rows_of(cqrs, overview)] == [SECRET]
+        assert [row["email"] for row in await rows_of(cqrs, overview)] == [EMAIL]
 
 
 async def test_a_unit_of_work_that_fails_leaves_no_key_of_its_session(database_url: str) -> None:
     async with opened(database_url) as cqrs:
         customer = uuid4()
         with pytest.raises(RuntimeError, match="planned"):
-            await cqrs.mediator.send(RegisterInSession(id=customer, email=SECRET, fails=True))
+            await cqrs.mediator.send(RegisterInSession(id=customer, email=EMAIL, fails=True))
         async with cqrs.database.session() as session, cqrs.scope(session=session) as scope:
-            await scope.send(RegisterInSession(id=customer, email=SECRET))
+            await scope.send(RegisterInSession(id=customer, email=EMAIL))
             # The owner of the session leaves without a commit: neither event nor key is there.
-        await cqrs.mediator.send(Register(id=customer, email=SECRET))
+        await cqrs.mediator.send(Register(id=customer, email=EMAIL))
         await cqrs.mediator.send(Rename(id=customer, name="Augusta"))
     async with build(database_url).running(workers=()) as other:
-        assert await other.mediator.send(Look(id=customer)) == (SECRET, "Augusta", 44)
+        assert await other.mediator.send(Look(id=customer)) == (EMAIL, "Augusta", 44)
