@@ -8,7 +8,7 @@ from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from cqrs_fastapi import ConfigurationError, Settings, UnavailableError
 from cqrs_fastapi.clock import SystemClock
@@ -91,8 +91,24 @@ async def test_a_subject_has_one_key_whoever_asks_for_it(database: Database) -> 
     assert first["ada"].key != first["byron"].key
 
 
+class Together:
+    """Lets nobody store a key before all have made one."""
+
+    def __init__(self, parties: int) -> None:
+        self.inner = LocalKeyProvider({"main": MASTER})
+        self.barrier = asyncio.Barrier(parties)
+
+    async def wrap(self, key: bytes, context: bytes) -> Wrapped:
+        await self.barrier.wait()
+        return await self.inner.wrap(key, context)
+
+    async def unwrap(self, wrapped: Wrapped, context: bytes) -> bytes:
+        return await self.inner.unwrap(wrapped, context)
+
+
 async def test_of_many_who_make_a_key_at_once_one_does_it(database: Database) -> None:
-    rings = [ring(database) for _ in range(16)]
+    provider = Together(16)
+    rings = [ring(database, provider) for _ in range(16)]
     subjects = [f"s{number}" for number in range(5)]
     found = await asyncio.gather(*(one.for_writing("", subjects) for one in rings))
     assert all(one == found[0] for one in found)
@@ -214,6 +230,20 @@ async def test_a_wrapped_key_that_was_moved_to_another_row_is_not_unwrapped(data
     await database.write(lambda connection: connection.execute(moved).rowcount)
     with pytest.raises(KeyNotUnwrappedError):
         await ring(database).for_reading([made["byron"].key_id])
+
+
+async def test_statistics_of_the_server_hold_no_copy_of_a_key(postgres_url: str) -> None:
+    database = Database(Settings(database_url=postgres_url))
+    async with database.engine.begin() as connection:
+        await connection.run_sync(upgrade)
+    await ring(database).for_writing("", [f"s{number}" for number in range(50)])
+    async with database.engine.begin() as connection:
+        await connection.execute(text("ANALYZE cqrs_subject_keys"))
+        columns = text("SELECT attname FROM pg_stats WHERE tablename = 'cqrs_subject_keys'")
+        sampled = set((await connection.execute(columns)).scalars())
+    await database.close()
+    assert "subject" in sampled
+    assert "wrapped_key" not in sampled
 
 
 async def test_more_keys_than_one_statement_asks_for(database: Database) -> None:
