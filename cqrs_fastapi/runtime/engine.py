@@ -35,9 +35,6 @@ from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.relay import Relay
 from cqrs_fastapi.outbox.routing import Routing
-from cqrs_fastapi.personal_data.events import PersonalEvents
-from cqrs_fastapi.personal_data.key_provider import KeyProvider
-from cqrs_fastapi.personal_data.key_ring import KeyRing
 from cqrs_fastapi.runtime.assembly import (
     Assembled,
     Blueprint,
@@ -47,7 +44,7 @@ from cqrs_fastapi.runtime.assembly import (
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
-from cqrs_fastapi.runtime.personal_data import require_provider
+from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
 from cqrs_fastapi.runtime.supervisor import WorkerState
 from cqrs_fastapi.runtime.together import Together
@@ -92,9 +89,9 @@ class Engine:
         self._reading = StoreReading(self.database, self.settings, self.clock, durable)
         self._probes += self._reading.probes()
         self._routing = Routing()
-        self.personal = self._personal_events()
-        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
+        self.personal = personal_events(container.key_provider(), self)
         self._appender = Appender(self.database)
+        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._services = Services(
             self.database, self._appender, self.registry, self._routing, limits, self._wake, self.personal
         )
@@ -197,7 +194,8 @@ class Engine:
         return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
 
     def topic_creator(self) -> Worker:
-        topics = sorted({*self.topics_consumed(), *self._topics_produced()}) if self.settings.create_topics else []
+        produced = self._routing.topics_of(registered.event_type for registered in self.registry)
+        topics = sorted({*self.topics_consumed(), *produced}) if self.settings.create_topics else []
         return TopicCreator(self.broker, topics)
 
     def topics_consumed(self) -> list[str]:
@@ -229,9 +227,6 @@ class Engine:
         if errors:
             raise errors[0]
 
-    def _topics_produced(self) -> list[str]:
-        return self._routing.topics_of(registered.event_type for registered in self.registry)
-
     def _assemble(self) -> tuple[Assembled, Injector]:
         injector = Injector(builtins_of(self), index(self._container), self._overrides)
         return assemble(self._blueprint, injector), injector
@@ -257,13 +252,6 @@ class Engine:
 
     def _handlings(self) -> Handlings:
         return Handlings(self.kernel, self.database, self.settings, self.personal)
-
-    def _personal_events(self) -> PersonalEvents | None:
-        provider: KeyProvider | None = self._container.key_provider()
-        require_provider(provider, self.registry)
-        if provider is None:
-            return None
-        return PersonalEvents(KeyRing(self.database, provider, self.clock, self.ids), self.registry)
 
     async def _ping_database(self) -> None:
         await self.database.ping()

@@ -10,10 +10,11 @@ from sqlalchemy import ColumnElement, Table
 
 from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.messages.metadata import holder
-from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.personal_data.cipher import require_crypto
+from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.forgetting import Forgotten, ReadModels, forget
 from cqrs_fastapi.personal_data.key_provider import KeyProvider
+from cqrs_fastapi.personal_data.key_ring import KeyRing
 
 if TYPE_CHECKING:
     from cqrs_fastapi.runtime.engine import Engine
@@ -66,15 +67,18 @@ class DataSubjects:
         return destroyed.report(tenant, subject, engine.clock.now())
 
 
-def require_provider(provider: KeyProvider | None, registry: EventRegistry) -> None:
-    """ConfigurationError if something is to be encrypted and nobody keeps keys; MissingExtraError without the means."""
+def personal_events(provider: KeyProvider | None, engine: Engine) -> PersonalEvents | None:
+    """What encrypts and decrypts; None where there is no key and nothing is personal. ConfigurationError where
+    something is, and MissingExtraError without the means to encrypt it.
+    """
     if provider is not None:
         require_crypto()
-        return
-    for registered in registry:
+        return PersonalEvents(KeyRing(engine.database, provider, engine.clock, engine.ids), engine.registry)
+    for registered in engine.registry:
         if registered.personal:
             field = f"{registered.event_type.__name__}.{registered.personal[0].name}"
             raise ConfigurationError(f"{field} is personal, and there is no key to encrypt it with; {_WRITE}")
+    return None
 
 
 _WRITE = (

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
-from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,12 +25,12 @@ from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.metadata import Metadata, holder
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.routing import Routing
-from cqrs_fastapi.personal_data.events import NO_KEYS, PersonalEvents
-from cqrs_fastapi.personal_data.key_cache import SubjectKey
+from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.key_ring import Within
-from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError, hold
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.driver_errors import before_commit, commit
+from cqrs_fastapi.unit_of_work.disclosures import Disclosures
 from cqrs_fastapi.unit_of_work.drafts import Draft, Limits, Prepared, prepare_rows
 
 if TYPE_CHECKING:
@@ -67,11 +66,10 @@ class UnitOfWork:
         "_aggregates",
         "_appends",
         "_condition",
+        "_disclosed",
         "_drafts",
-        "_held",
         "_joined",
         "_kernel",
-        "_keys",
         "_published",
         "_read_only",
         "_record",
@@ -96,8 +94,7 @@ class UnitOfWork:
         self._joined: list[Work] = []
         self._record: IdempotencyRecord | None = None
         self._condition: Condition | None = None
-        self._keys: Mapping[str, SubjectKey] = NO_KEYS
-        self._held: set[UUID] = set()
+        self._disclosed = Disclosures(services.personal)
 
     @property
     def tenant(self) -> str:
@@ -158,8 +155,7 @@ class UnitOfWork:
         """Gives events their personal values, or placeholders where the subject was forgotten; None where nothing is
         encrypted. If the unit writes tables of its own it can then be committed only while these subjects are known.
         """
-        personal = self._services.personal
-        return None if personal is None else partial(self._reveal, personal)
+        return None if self._services.personal is None else self._reveal
 
     async def prepare(self, scope: Scope) -> None:
         """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
@@ -169,7 +165,7 @@ class UnitOfWork:
             for draft in new:
                 await pipelines.react(scope, draft.event, draft.metadata)
         if self._services.personal is not None:
-            await self._find_keys(self._services.personal)
+            await self._find_keys()
 
     async def commit(self) -> None:
         """One transaction: what was joined, the session's changes, events and outbox rows. Returns when it is durable.
@@ -177,13 +173,14 @@ class UnitOfWork:
         Raises ConcurrencyError, UnavailableError (nothing was written) or UnknownOutcomeError.
         """
         services = self._services
-        prepared = prepare_rows(self._drafts, services.registry, services.routing, services.limits, self._keys)
+        prepared = prepare_rows(
+            self._drafts, services.registry, services.routing, services.limits, self._disclosed.keys
+        )
         give_way(one.stream for one in prepared.appends)
         try:
             await self._commit(prepared)
         except ForgottenMeanwhileError as error:
-            if services.personal is not None:
-                services.personal.ring.drop(error.key_ids)
+            self._disclosed.forget(error.key_ids)
             raise
         if prepared.sends:
             services.wake()
@@ -192,8 +189,8 @@ class UnitOfWork:
         if self._session is not None and self._read_only:
             await self._session.close()
             return
-        if self._held and (self._session is not None or self._joined):
-            self._hold_subjects(frozenset(self._held))
+        if self._disclosed and (self._session is not None or self._joined):
+            self.join(self._disclosed.check(self._services.database.tables))
         if self._session is not None:
             await self._commit_session(self._session, prepared)
         elif prepared or self._joined or self._record:
@@ -213,30 +210,20 @@ class UnitOfWork:
             if work is not None:
                 await self._services.database.run(session, work)
 
-    def _hold_subjects(self, key_ids: frozenset[UUID]) -> None:
-        """Rows of the application's own may hold personal values in clear. They are not committed beside a forgetting
-        that would not find them.
-        """
-        tables = self._services.database.tables
-        self.join(lambda connection: hold(connection, tables, key_ids))
-
-    async def _find_keys(self, personal: PersonalEvents) -> None:
+    async def _find_keys(self) -> None:
         """What the drafts are to be encrypted with. The session is flushed first: of two units that wait for each
         other's rows and keys neither would ever go on.
         """
-        events = [draft.event for draft in self._drafts if personal.registry.of(draft.event).personal]
+        events = self._disclosed.of(draft.event for draft in self._drafts)
         if not events:
             return
         if self._session is not None:
             with before_commit():
                 await self._session.flush()
-        self._keys = await personal.keys_of(self.tenant, events, self._within())
-        self._held.update(key.key_id for key in self._keys.values())
+        await self._disclosed.find_keys(self.tenant, events, self._within())
 
-    async def _reveal(self, personal: PersonalEvents, stored: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
-        events, key_ids = await personal.reveal(self.tenant, stored, self._within())
-        self._held.update(key_ids)
-        return events
+    async def _reveal(self, stored: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        return await self._disclosed.reveal(self.tenant, stored, self._within())
 
     def _within(self) -> Within | None:
         if self._session is None:
