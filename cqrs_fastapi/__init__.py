@@ -46,8 +46,10 @@ from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, NotificationEvent
 from cqrs_fastapi.messages.forms import command, event, query
 from cqrs_fastapi.messages.metadata import Metadata
+from cqrs_fastapi.messages.personal import Personal, PersonalData
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
 from cqrs_fastapi.messages.upcasters import Upcast, upcasts
+from cqrs_fastapi.personal_data.placeholders import is_forgotten
 from cqrs_fastapi.projections.projection import Projection, on
 from cqrs_fastapi.runtime.container import CqrsContainer
 from cqrs_fastapi.scheduling.tick import Tick
@@ -99,6 +101,8 @@ __all__ = [
     "NotificationEvent",
     "Ordering",
     "Page",
+    "Personal",
+    "PersonalData",
     "Projection",
     "Provides",
     "Query",
@@ -129,6 +133,7 @@ __all__ = [
     "event",
     "event_mediator",
     "every",
+    "is_forgotten",
     "matching",
     "mediator",
     "on",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic.functional_validators import BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     topic_partitions: int = Field(default=6, ge=1)
     topic_replication: int = Field(default=1, ge=1)
     create_topics: bool = True
+
+    personal_data_keys: SecretStr | None = None
+    """`main:<base64 of 32 random bytes>`: what the keys of data subjects are encrypted with; older ones behind it."""
 
     subscription_poll: timedelta = Field(default=timedelta(milliseconds=200), gt=timedelta(0))
     """How often durable handlers look for events in the store that other processes have written; while nothing

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from cqrs_fastapi.cli import schema
 from cqrs_fastapi.cli.dead_letters import dead_letters
+from cqrs_fastapi.cli.forget import forget
 from cqrs_fastapi.cli.send import send
 from cqrs_fastapi.cli.torture_store import torture_store
 from cqrs_fastapi.cli.workers import consume, relay, schedule
@@ -37,7 +38,7 @@ class _Sentences(TyperGroup):
 app = typer.Typer(
     name="cqrs", cls=_Sentences, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-for _command in (relay, consume, schedule, send):
+for _command in (relay, consume, schedule, send, forget):
     app.command()(_command)
 app.command("dead-letters")(dead_letters)
 app.add_typer(schema.app, name="schema")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from cqrs_fastapi.storage.tables import Tables
 
 RELAY = "relay"
 """The consumer's name of a message that this service could not send."""
+UNTOLD = "(its text is left out, since the message holds personal data)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,28 @@ class Reason:
     traceback: str = ""
 
     @classmethod
-    def of(cls, error: BaseException) -> Reason:
-        """`code` of our own errors, the class's name of others."""
+    def of(cls, error: BaseException, *, tells: bool = True) -> Reason:
+        """`code` of our own errors, the class's name of others. Unless it `tells`, the texts of the errors are left
+        out, which may repeat what is personal in the message; where they were raised stays.
+        """
         code = error.code if isinstance(error, CqrsError) else type(error).__name__
+        if not tells:
+            return cls(code, f"{type(error).__name__}: {UNTOLD}", "".join(_frames(error)))
         return cls(code, str(error) or type(error).__name__, "".join(traceback.format_exception(error)))
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    """Where an error and those behind it were raised, the first one first, without what they say."""
+    chain = [error]
+    while (before := _before(chain[-1])) is not None and before not in chain:
+        chain.append(before)
+    for one in reversed(chain):
+        yield from traceback.format_tb(one.__traceback__)
+        yield f"{type(one).__name__}: {UNTOLD}\n"
+
+
+def _before(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def park(connection: Connection, tables: Tables, letter: DeadLetter) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -19,10 +19,14 @@ from cqrs_fastapi.eventstore.history import History, read_behind_snapshot, read_
 from cqrs_fastapi.eventstore.read import StreamRange
 from cqrs_fastapi.eventstore.snapshots import from_bytes
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.storage.prepared import Row
 from cqrs_fastapi.storage.tables import Tables
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
+
+RevealHistory = Callable[[str, Sequence[Row]], Awaitable[Sequence[Row]]]
+"""Gives the rows of a stream with the personal values that they hold."""
 
 log = structlog.get_logger("cqrs_fastapi")
 
@@ -58,15 +62,21 @@ class TracksAggregates(Protocol):
 class Repository(Generic[A]):
     """Asked for as a parameter: `accounts: Repository[Account]`. In one unit of work an aggregate is loaded once."""
 
-    __slots__ = ("_aggregate_type", "_registry", "_tables", "_unit_of_work")
+    __slots__ = ("_aggregate_type", "_registry", "_reveal", "_tables", "_unit_of_work")
 
     def __init__(
-        self, aggregate_type: type[A], unit_of_work: TracksAggregates, tables: Tables, registry: EventRegistry
+        self,
+        aggregate_type: type[A],
+        unit_of_work: TracksAggregates,
+        tables: Tables,
+        registry: EventRegistry,
+        reveal: RevealHistory | None = None,
     ) -> None:
         self._aggregate_type = aggregate_type
         self._unit_of_work = unit_of_work
         self._tables = tables
         self._registry = registry
+        self._reveal = reveal
 
     async def get(self, id: UUID, *, expected_version: int | None = None) -> A:
         """The aggregate, folded from its events. Raises NotFoundError if it has none (StreamDeletedError, one of its
@@ -110,13 +120,16 @@ class Repository(Generic[A]):
         read, wanted = self._unit_of_work.read, StreamRange(self._unit_of_work.tenant, aggregate.stream)
         replay, size = Replay(aggregate, self._registry), FEW
         history = await self._begin(aggregate, wanted)
-        replay.fold(history.events)
+        replay.fold(await self._revealed(aggregate, history))
         while len(history.events) == size:
             rest, size = replace(wanted, after=aggregate.version, begun=True), MORE
             history = await read(partial(read_history, tables=self._tables, wanted=rest, at_most=size))
-            replay.fold(history.events)
+            replay.fold(await self._revealed(aggregate, history))
         if aggregate.__snapshots__ is not None:
             aggregate.__snapshots__.loaded_in(aggregate, replay.seconds)
+
+    async def _revealed(self, aggregate: A, history: History) -> Sequence[Row]:
+        return history.events if self._reveal is None else await self._reveal(aggregate.stream, history.events)
 
     async def _begin(self, aggregate: A, wanted: StreamRange) -> History:
         """The first events to fold: those behind the snapshot, if there is one that fits."""

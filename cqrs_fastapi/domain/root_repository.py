@@ -18,7 +18,7 @@ from cqrs_fastapi.domain.finding.ordering import Ordering
 from cqrs_fastapi.domain.finding.places import RootState
 from cqrs_fastapi.domain.finding.search import Search, find_states, merge, next_cursor
 from cqrs_fastapi.domain.finding.states import read_states
-from cqrs_fastapi.domain.repository import FEW, Repository, TracksAggregates, require_version
+from cqrs_fastapi.domain.repository import FEW, Repository, RevealHistory, TracksAggregates, require_version
 from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.domain.root_rows import present_row, restore
 from cqrs_fastapi.errors import NotFoundError
@@ -73,8 +73,15 @@ class RootRepository(Repository[R], Generic[R]):
 
     __slots__ = ("_roots",)
 
-    def __init__(self, root_type: type[R], unit_of_work: TracksRoots, tables: Tables, registry: EventRegistry) -> None:
-        super().__init__(root_type, unit_of_work, tables, registry)
+    def __init__(
+        self,
+        root_type: type[R],
+        unit_of_work: TracksRoots,
+        tables: Tables,
+        registry: EventRegistry,
+        reveal: RevealHistory | None = None,
+    ) -> None:
+        super().__init__(root_type, unit_of_work, tables, registry, reveal)
         self._roots = unit_of_work
 
     def create(self, /, *, id: UUID | None = None, **fields: object) -> R:

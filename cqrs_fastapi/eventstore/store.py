@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -15,12 +15,15 @@ from cqrs_fastapi.eventstore.decoding import decoded
 from cqrs_fastapi.eventstore.expected_version import ANY, LAST, ExpectedVersion, checked
 from cqrs_fastapi.eventstore.read import PAGE, StreamRange, read_page
 from cqrs_fastapi.eventstore.read_all import AllRange, read_first, read_next
-from cqrs_fastapi.eventstore.records import Condition, Matching, RecordedEvent, checked_stream
+from cqrs_fastapi.eventstore.records import Condition, Matching, RecordedEvent, StoredEvent, checked_stream
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.storage.tables import Tables
 
 T = TypeVar("T")
+
+Reveal = Callable[[Sequence[StoredEvent]], Awaitable[Sequence[StoredEvent]]]
+"""Decrypts what was read."""
 
 
 class StoreAccess(Protocol):
@@ -49,12 +52,15 @@ class EventStore:
     where a number is limited, so that none is left behind.
     """
 
-    __slots__ = ("_access", "_registry", "_tables")
+    __slots__ = ("_access", "_registry", "_reveal", "_tables")
 
-    def __init__(self, access: StoreAccess, tables: Tables, registry: EventRegistry) -> None:
+    def __init__(
+        self, access: StoreAccess, tables: Tables, registry: EventRegistry, reveal: Reveal | None = None
+    ) -> None:
         self._access = access
         self._tables = tables
         self._registry = registry
+        self._reveal = reveal
 
     async def append(
         self,
@@ -79,7 +85,7 @@ class EventStore:
             raise TypeError("decide on something: await store.decide(matching(Enrolled, course=course_id))")
         tenant, every = self._access.tenant, [self._with_sources(one) for one in wanted]
         stored, condition = await self._access.read(lambda c: read_matching(c, self._tables, tenant, every))
-        found = [recorded for one in stored for recorded in decoded(one, self._registry)]
+        found = [recorded for one in await self._revealed(stored) for recorded in decoded(one, self._registry)]
         if all(one.types for one in wanted):
             names = {name for one in wanted for name in one.types}
             found = [one for one in found if self._registry.of(one.event).definition.name in names]
@@ -143,12 +149,15 @@ class EventStore:
         )
         return self._all(wanted, frozenset(types), LAST if limit is None else _number("limit", limit))
 
+    async def _revealed(self, stored: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        return stored if self._reveal is None else await self._reveal(stored)
+
     async def _stream(self, first: StreamRange, limit: int) -> AsyncIterator[RecordedEvent]:
         wanted: StreamRange | None = first
         while wanted is not None and limit > 0:
             size = min(PAGE, limit)
             stored = await self._access.read(partial(read_page, tables=self._tables, wanted=wanted, at_most=size))
-            for one in stored:
+            for one in await self._revealed(stored):
                 events = decoded(one, self._registry)
                 for recorded in reversed(events) if first.backwards else events:
                     yield recorded
@@ -160,7 +169,7 @@ class EventStore:
         page = partial(read_first, tables=self._tables, wanted=wanted, at_most=size)
         horizon, stored = await self._access.read(page)
         while True:
-            for one in stored:
+            for one in await self._revealed(stored):
                 # A name may stand for several classes, one for each of its versions, and for what upcasters make of it.
                 found = [each for each in decoded(one, self._registry) if not types or type(each.event) in types]
                 for recorded in found:

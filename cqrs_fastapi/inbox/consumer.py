@@ -19,14 +19,17 @@ from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Subscription
 from cqrs_fastapi.dead_letters.parking import Reason
 from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownMessageError
 from cqrs_fastapi.inbox.claims import in_store, settled
-from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, open_message
+from cqrs_fastapi.inbox.envelope import Envelope, message_id_of
 from cqrs_fastapi.inbox.handling import Handlings, Settlement, wait_for
+from cqrs_fastapi.inbox.revealing import reveal_message
 from cqrs_fastapi.messages.events import definition_of
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
 
 log = structlog.get_logger("cqrs_fastapi")
 
 _PAUSE_WHILE_AWAY = 0.5
+_PAUSE_WHILE_FORGETTING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +141,42 @@ class Consumer:
         """Settle one message for every handler, one after the other; False if it was time to stop before that."""
         if message_id_of(message) in known.in_store:
             return True
-        try:
-            envelopes = open_message(message, self.registry, max_bytes=self.handlings.settings.max_message_bytes)
-        except MessageError as error:
-            if isinstance(error, UnknownMessageError) and self._skips(error.name, message.topic):
-                log.warning("unknown_event_skipped", worker=self.name, topic=message.topic, error=str(error))
-                return True
-            parked = await self.handlings.park(self.group, message, Reason.of(error), self._stop)
-            return parked is not Settlement.STOPPED
+        while not self._stop.is_set():
+            try:
+                envelopes = await self._open(message)
+            except MessageError as error:
+                return await self._refuse(message, error)
+            except UnavailableError as error:  # whoever keeps the keys of what it holds
+                log.warning("message_not_decrypted", worker=self.name, error=str(error))
+                await self._sleep(_PAUSE_WHILE_AWAY)
+                continue
+            try:
+                return await self._give(envelopes, message, known)
+            except ForgottenMeanwhileError as error:
+                log.info("message_opened_again", worker=self.name, reason=error.code)
+                await self._sleep(_PAUSE_WHILE_FORGETTING)
+        return False
+
+    async def _open(self, message: IncomingMessage) -> list[Envelope]:
+        limit = self.handlings.settings.max_message_bytes
+        return await reveal_message(message, self.registry, self.handlings.personal, max_bytes=limit)
+
+    async def _refuse(self, message: IncomingMessage, error: MessageError) -> bool:
+        """It is kept as a dead letter, unless nobody wants to hear of what is unknown."""
+        if isinstance(error, UnknownMessageError) and self._skips(error.name, message.topic):
+            log.warning("unknown_event_skipped", worker=self.name, topic=message.topic, error=str(error))
+            return True
+        parked = await self.handlings.park(self.group, message, Reason.of(error), self._stop)
+        return parked is not Settlement.STOPPED
+
+    async def _give(self, envelopes: Sequence[Envelope], message: IncomingMessage, known: _Known) -> bool:
         for envelope in envelopes:
             if not await self._handle(envelope, message, known):
                 return False
         return True
 
     async def _handle(self, envelope: Envelope, message: IncomingMessage, known: _Known) -> bool:
+        """Give it to every handler that has not settled it yet. One that has done so meanwhile finds out by itself."""
         for handling in self.handlings.kernel.pipelines.durable.get(type(envelope.event), ()):
             if (handling.consumer, envelope.metadata.message_id) in known.settled:
                 continue

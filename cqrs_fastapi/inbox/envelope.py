@@ -19,10 +19,13 @@ _LONGEST_VALUE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """An event of a message that was understood. The metadata have an id of its own, see `envelopes_of`."""
+    """An event of a message that was understood. The metadata have an id of its own, see `envelopes_of`; `key_ids` are
+    those of the subjects whose personal data the message holds.
+    """
 
     event: Any
     metadata: Metadata
+    key_ids: frozenset[UUID] = frozenset()
 
 
 def envelopes_of(events: Sequence[Any], metadata: Metadata) -> list[Envelope]:

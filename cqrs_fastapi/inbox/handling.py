@@ -20,6 +20,8 @@ from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, text_headers
 from cqrs_fastapi.mediation.kernel import Guard, Kernel
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.personal_data.events import PersonalEvents
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError, hold
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
 
@@ -57,11 +59,12 @@ async def wait_for(stop: asyncio.Event, seconds: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Handlings:
-    """The inbox at work."""
+    """The inbox at work. `personal` is None where nothing is encrypted."""
 
     kernel: Kernel
     database: Database
     settings: Settings
+    personal: PersonalEvents | None = None
 
     async def settle(
         self,
@@ -75,7 +78,8 @@ class Handlings:
 
         A handler's own error is tried again with growing pauses up to `handler_attempts` times, in place, so that
         order is kept; then the message is parked. A database that is away is waited for without counting. Raises
-        PlaceLostError if `also` does.
+        PlaceLostError if `also` does, and ForgottenMeanwhileError if the message must be opened again, since somebody
+        whose data it holds was forgotten.
         """
         attempts = 0
         while True:
@@ -83,19 +87,19 @@ class Handlings:
                 await self._attempt(handling, envelope, also)
             except AlreadySettledError:
                 return Settlement.BEFORE
-            except PlaceLostError:
+            except (PlaceLostError, ForgottenMeanwhileError):
                 raise
             except (UnavailableError, UnknownOutcomeError) as error:
                 # Nothing was written, or it is unknown: the claim of the next attempt finds out.
-                await self._pause(attempts + 1, handling, error, stop)
+                await self._pause(attempts + 1, handling, repr(error), stop)
             except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, kept with the message
                 attempts += 1
                 if attempts >= self.settings.handler_attempts:
-                    letter = self._letter(
-                        handling.consumer, message, Reason.of(error), attempts, envelope.metadata.message_id
-                    )
+                    reason = Reason.of(error, tells=not envelope.key_ids)
+                    letter = self._letter(handling.consumer, message, reason, attempts, envelope.metadata.message_id)
                     return await self._keep(letter, stop, also)
-                await self._pause(attempts, handling, error, stop)
+                told = type(error).__name__ if envelope.key_ids else repr(error)
+                await self._pause(attempts, handling, told, stop)
             else:
                 return Settlement.NOW
             if stop.is_set():
@@ -139,17 +143,19 @@ class Handlings:
                 return Settlement.STOPPED
 
     async def _attempt(self, handling: Handling, envelope: Envelope, also: AlsoWrite | None) -> None:
-        guard = self._guard(handling, envelope.metadata.message_id, also)
+        guard = self._guard(handling, envelope, also)
         await self.kernel.pipelines.run(handling, envelope.event, envelope.metadata, guard)
 
-    def _guard(self, handling: Handling, message_id: UUID, also: AlsoWrite | None) -> Guard:
-        tables, now = self.database.tables, self.kernel.clock.now()
+    def _guard(self, handling: Handling, envelope: Envelope, also: AlsoWrite | None) -> Guard:
+        tables, now, message_id = self.database.tables, self.kernel.clock.now(), envelope.metadata.message_id
 
         def write(connection: Connection) -> None:
             # The claim first: a repeated attempt must find what it has done before it finds what that has moved.
             claim(connection, tables, handling.consumer, message_id, status=DONE, now=now)
             if also is not None:
                 also(connection)
+            # What the handler wrote of these subjects must be there for whoever forgets them, or never be.
+            hold(connection, tables, envelope.key_ids, retryable=False)
 
         async def guard(scope: Scope) -> None:
             scope.unit_of_work.join(write)
@@ -184,8 +190,8 @@ class Handlings:
             parked_at=self.kernel.clock.now(),
         )
 
-    async def _pause(self, attempts: int, handling: Handling, error: BaseException, stop: asyncio.Event) -> None:
-        log.warning("handler_failed", consumer=handling.consumer, attempt=attempts, error=repr(error))
+    async def _pause(self, attempts: int, handling: Handling, error: str, stop: asyncio.Event) -> None:
+        log.warning("handler_failed", consumer=handling.consumer, attempt=attempts, error=error)
         await wait_for(stop, self.pause_after(attempts))
 
     def pause_after(self, attempts: int) -> float:

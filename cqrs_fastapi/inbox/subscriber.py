@@ -35,11 +35,14 @@ from cqrs_fastapi.eventstore.subscription import (
 )
 from cqrs_fastapi.inbox.added import close, passed_over
 from cqrs_fastapi.inbox.claims import settled
+from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.handling import AlsoWrite, Handlings, PlaceLostError, Settlement, wait_for
+from cqrs_fastapi.inbox.revealing import reveal_stored
 from cqrs_fastapi.inbox.starts import Reader
-from cqrs_fastapi.inbox.stored import message_of, open_stored
+from cqrs_fastapi.inbox.stored import message_of
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
 from cqrs_fastapi.storage import leases
 from cqrs_fastapi.storage.leases import Lease, LeaseLostError
 
@@ -48,6 +51,8 @@ log = structlog.get_logger("cqrs_fastapi")
 CATCH_UP_SECONDS = 1.0
 """How often a checkpoint follows W over events that nobody waits for."""
 _PAUSE_WHILE_AWAY = 0.5
+_PAUSE_WHILE_FORGETTING = 0.05
+"""Seconds. Until the transaction that forgets is committed, the key is not gone for readers."""
 
 
 class _HeldError(Exception):
@@ -210,17 +215,27 @@ class Subscriber:
         return settlement is not Settlement.STOPPED
 
     async def _given(self, arrival: Arrival, stop: asyncio.Event, also: AlsoWrite) -> Settlement | None:
-        """None if this handler does not react to what the event is read as. Of several events the last one that it
-        reacts to is settled together with `also`.
-        """
+        """None if this handler does not react to what the event is read as."""
         self.held.pop(self.reader.consumer, None)
-        try:
-            envelopes = open_stored(arrival, self.registry)
-        except UnknownMessageError as error:
-            self._hold(arrival, error)
-            return None
-        except MessageError as error:
-            return await self.handlings.park(self.reader.consumer, message_of(arrival), Reason.of(error), stop, also)
+        while True:
+            try:
+                envelopes = await reveal_stored(arrival, self.registry, self.handlings.personal)
+            except UnknownMessageError as error:
+                self._hold(arrival, error)
+                return None
+            except MessageError as error:
+                reason = Reason.of(error)
+                return await self.handlings.park(self.reader.consumer, message_of(arrival), reason, stop, also)
+            try:
+                return await self._settle_each(envelopes, arrival, stop, also)
+            except ForgottenMeanwhileError as error:
+                log.info("message_opened_again", consumer=self.reader.consumer, reason=error.code)
+                await wait_for(stop, _PAUSE_WHILE_FORGETTING)
+
+    async def _settle_each(
+        self, envelopes: Sequence[Envelope], arrival: Arrival, stop: asyncio.Event, also: AlsoWrite
+    ) -> Settlement | None:
+        """Of several events the last one that the handler reacts to is settled together with `also`."""
         mine = [(one, found) for one in envelopes if (found := self._handling(type(one.event))) is not None]
         settlement: Settlement | None = None
         for left, (envelope, handling) in zip(reversed(range(len(mine))), mine, strict=True):

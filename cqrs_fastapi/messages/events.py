@@ -8,13 +8,16 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, Unpack
 
 from pydantic import BaseModel, ConfigDict
 
+from cqrs_fastapi.messages.personal import personal_fields
+
 MAX_TAG_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class EventDefinition:
     """How an event is called outside the process. `topic` is None for an event that stays in the store. `tags` name the
-    fields by which conditions find it, whatever its stream. `aliases` are names that it was stored under before.
+    fields by which conditions find it, whatever its stream; `subject` the one that says whose its personal data are.
+    `aliases` are names that it was stored under before.
     """
 
     name: str
@@ -22,6 +25,7 @@ class EventDefinition:
     topic: str | None
     tags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    subject: str | None = None
 
 
 def checked_version(cls: type, version: int) -> int:
@@ -79,22 +83,26 @@ class Event(BaseModel):
         topic: str | None = None,
         tags: Sequence[str] = (),
         aliases: Sequence[str] = (),
+        subject: str | None = None,
         **config: Unpack[ConfigDict],
     ) -> None:
         if config:  # pydantic has taken those it knows
             unknown = ", ".join(config)
             raise TypeError(
-                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic, tags and aliases"
+                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic, tags, aliases and "
+                "subject"
             )
         super().__init_subclass__()
-        stored_name = name or cls.__name__
-        former = checked_aliases(cls, stored_name, aliases)
-        cls.__event__ = EventDefinition(stored_name, checked_version(cls, version), topic, tuple(tags), former)
+        named = name or cls.__name__
+        former = checked_aliases(cls, named, aliases)
+        cls.__event__ = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), former, subject)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **arguments: Any) -> None:
         """Pydantic repeats the class arguments here, when it knows the fields."""
         require_fields(cls, cls.__event__.tags, cls.model_fields)
+        if cls.__pydantic_complete__:  # else the registry finds out, which needs all types
+            personal_fields(cls, cls.__event__.subject, cls.__event__.tags)
 
 
 class NotificationEvent(Event):

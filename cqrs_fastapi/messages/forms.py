@@ -21,15 +21,16 @@ def event(
     topic: str | None = None,
     tags: Sequence[str] = (),
     aliases: Sequence[str] = (),
+    subject: str | None = None,
 ) -> Callable[[C], C]:
     """Make an event of a dataclass or a msgspec struct; the arguments are those of `Event`."""
 
     def mark(cls: C) -> C:
         _require_form(cls, "event")
         require_fields(cls, tags, _fields_of(cls))
-        stored_name = name or cls.__name__
-        former = checked_aliases(cls, stored_name, aliases)
-        definition = EventDefinition(stored_name, checked_version(cls, version), topic, tuple(tags), former)
+        named = name or cls.__name__
+        former = checked_aliases(cls, named, aliases)
+        definition = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), former, subject)
         cls.__event__ = definition  # type: ignore[attr-defined]  # a mark on a class of the user's
         return cls
 

@@ -13,16 +13,18 @@ from cqrs_fastapi.errors import MalformedMessageError, UnknownMessageError
 from cqrs_fastapi.messages.chains import Chains
 from cqrs_fastapi.messages.events import AnyEvent, EventDefinition, definition_of
 from cqrs_fastapi.messages.json_codec import JsonCodec, codec_for, parse_json, render_json, require_json
+from cqrs_fastapi.messages.personal import PersonalField, personal_fields
 from cqrs_fastapi.messages.upcasters import Data, Key, Upcaster
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredEvent:
-    """An event class with its outside name and its codec."""
+    """An event class with its outside name, its codec, and the fields of it that are encrypted."""
 
     event_type: type[AnyEvent]
     definition: EventDefinition
     codec: JsonCodec
+    personal: tuple[PersonalField, ...] = ()
 
 
 class EventRegistry:
@@ -52,7 +54,9 @@ class EventRegistry:
 
     def _add(self, event_type: type[AnyEvent]) -> None:
         definition = definition_of(event_type)
-        registered = RegisteredEvent(event_type, definition, codec_for(event_type))
+        codec = codec_for(event_type)
+        personal = personal_fields(event_type, definition.subject, definition.tags)
+        registered = RegisteredEvent(event_type, definition, codec, personal)
         key = (definition.name, definition.version)
         if key in self._by_name:
             raise ValueError(clash(self._by_name[key].event_type, event_type))
@@ -99,6 +103,11 @@ class EventRegistry:
     def as_it_is(self, name: str, version: int) -> RegisteredEvent | None:
         """The class that reads what is stored so without an upcaster, by its name or an alias; it is one event."""
         return self._readers.get((name, version))
+
+    def personal_of(self, name: str, version: int) -> tuple[PersonalField, ...] | None:
+        """The encrypted fields of the class that reads what is stored so; None if no class does."""
+        registered = self.as_it_is(name, version)
+        return None if registered is None else registered.personal
 
     def sources_of(self, name: str) -> frozenset[str]:
         """The stored names under which there may be events of this name: its own, its aliases, those of upcasters."""

@@ -22,6 +22,8 @@ from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.messages.upcasters import UpcasterMap
+from cqrs_fastapi.personal_data.forgetting import ReadModels
+from cqrs_fastapi.personal_data.key_provider import KeyProvider
 from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.assembly import Blueprint, assemble
 from cqrs_fastapi.runtime.builtins import builtins_of
@@ -29,6 +31,7 @@ from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
 from cqrs_fastapi.runtime.override import Override
+from cqrs_fastapi.runtime.personal_data import DataSubjects
 from cqrs_fastapi.runtime.streams import Streams
 from cqrs_fastapi.runtime.supervisor import Supervisor
 from cqrs_fastapi.runtime.worker import Worker
@@ -50,15 +53,18 @@ class Application:
         events: EventMap | None = None,
         container: CqrsContainer | None = None,
         broker: Broker | None = None,
+        key_provider: KeyProvider | None = None,
         behaviors: Sequence[Behavior] = (),
     ) -> None:
-        """Nothing is read, opened or checked here. `settings` and `broker` replace the container's."""
+        """Nothing is read, opened or checked here. `settings`, `broker` and `key_provider` replace the container's."""
         self.container: Any = container if container is not None else CqrsContainer()
         give_settings(self.container)
         if settings is not None:
             self.container.providers["settings"].override(providers.Object(settings))
         if broker is not None:
             self.container.providers["broker"].override(providers.Object(broker))
+        if key_provider is not None:
+            self.container.providers["key_provider"].override(providers.Object(key_provider))
         self.requests = RequestMap()
         self.events = EventMap()
         self.projections = ProjectionMap()
@@ -73,6 +79,7 @@ class Application:
         self.job = self.jobs.job
         self._behaviors = tuple(behaviors)
         self._registered: list[type] = []
+        self._read_models = ReadModels()
         self._overrides: dict[Any, Any] = {}
         self._engine: Engine | None = None
         self._supervisor: Supervisor | None = None
@@ -116,6 +123,11 @@ class Application:
         """
         injector = Injector(builtins_of(self), index(self.container), self._overrides)
         return assemble(self._blueprint(), injector).registry
+
+    @property
+    def personal_data(self) -> DataSubjects:
+        """Forgets people, and is told where data of them is kept."""
+        return DataSubjects(self._read_models, lambda: self.engine)
 
     @property
     def engine(self) -> Engine:

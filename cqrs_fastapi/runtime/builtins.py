@@ -45,7 +45,7 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         UnitOfWork: Builtin(unit_of),
         Repository: Builtin(lambda scope, aggregate: _repository(scope, aggregate, assembly)),
         RootRepository: Builtin(lambda scope, root: _root_repository(scope, root, assembly)),
-        EventStore: Builtin(lambda scope: EventStore(unit_of(scope), assembly.database.tables, assembly.registry)),
+        EventStore: Builtin(lambda scope: store_of(unit_of(scope), assembly)),
         RefResolver: Builtin(
             lambda scope: OwnAggregates(lambda aggregate: _repository(scope, aggregate, assembly)), replaceable=True
         ),
@@ -86,9 +86,16 @@ def unit_of(scope: Scope) -> UnitOfWork:
     return unit
 
 
+def store_of(unit: UnitOfWork, assembly: Assembly) -> EventStore:
+    """The event store, as one unit of work sees it."""
+    return EventStore(unit, assembly.database.tables, assembly.registry, unit.revealing)
+
+
 def _repository(scope: Scope, aggregate: type[Aggregate], assembly: Assembly) -> Repository[Any]:
-    return Repository(aggregate, unit_of(scope), assembly.database.tables, assembly.registry)
+    unit = unit_of(scope)
+    return Repository(aggregate, unit, assembly.database.tables, assembly.registry, unit.revealing_history)
 
 
 def _root_repository(scope: Scope, root: type[RootEntity], assembly: Assembly) -> RootRepository[Any]:
-    return RootRepository(root, unit_of(scope), assembly.database.tables, assembly.registry)
+    unit = unit_of(scope)
+    return RootRepository(root, unit, assembly.database.tables, assembly.registry, unit.revealing_history)

@@ -11,12 +11,19 @@ from cqrs_fastapi.clock import Clock, SystemClock
 from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.identity import IdFactory, Uuid7Factory
 from cqrs_fastapi.mediation.providers import AnyContainer, Provides, arguments_of, target_of
+from cqrs_fastapi.personal_data.key_provider import KeyProvider, LocalKeyProvider, keys_of
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
 
 
 def _connect(settings: Settings) -> Broker:
     return connect(settings.broker_url, settings)
+
+
+def _local_keys(settings: Settings) -> KeyProvider | None:
+    """The keys of the settings; None without any: then nothing can be encrypted."""
+    given = settings.personal_data_keys
+    return LocalKeyProvider(keys_of(given.get_secret_value())) if given else None
 
 
 def read_settings() -> Settings:
@@ -40,14 +47,15 @@ class CqrsContainer(containers.DeclarativeContainer):
     ids: Provides[IdFactory] = providers.Singleton(Uuid7Factory)
     database: Provides[Database] = providers.Singleton(Database, settings)
     broker: Provides[Broker] = providers.Singleton(_connect, settings)
+    key_provider: Provides[KeyProvider | None] = providers.Singleton(_local_keys, settings)
 
 
 def give_settings(container: AnyContainer) -> None:
-    """Let database and broker have the container's own settings. They refer to the provider they were declared with,
-    which a subclass with a `settings` of its own has replaced.
+    """Let database, broker and key provider have the container's own settings. They refer to the provider they were
+    declared with, which a subclass with a `settings` of its own has replaced.
     """
     own = container.providers["settings"]
-    for name in ("database", "broker"):
+    for name in ("database", "broker", "key_provider"):
         for given in arguments_of(container.providers[name])[0]:
             if given is not own and target_of(given) is read_settings:
                 given.override(own)

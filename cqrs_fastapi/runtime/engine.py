@@ -21,10 +21,9 @@ from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.eventstore.appender import Appender
 from cqrs_fastapi.eventstore.repeats import StoredRecords
 from cqrs_fastapi.identity import IdFactory
-from cqrs_fastapi.inbox.claims import settled
 from cqrs_fastapi.inbox.consumer import Consumer
-from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.handling import Handlings
+from cqrs_fastapi.inbox.taking_in import take_in
 from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.injection import Injector
 from cqrs_fastapi.mediation.kernel import Kernel, UnitLimits
@@ -44,6 +43,7 @@ from cqrs_fastapi.runtime.assembly import (
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
+from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
 from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
 from cqrs_fastapi.runtime.supervisor import WorkerState
@@ -56,7 +56,8 @@ from cqrs_fastapi.scheduling.scheduler import Scheduler
 from cqrs_fastapi.settings import Settings, WorkerName
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.unit_of_work.drafts import Limits
-from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
+from cqrs_fastapi.unit_of_work.services import Services
+from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
 log = structlog.get_logger("cqrs_fastapi")
 
@@ -89,9 +90,12 @@ class Engine:
         self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry)
         self._probes += self._reading.probes()
         self._routing = Routing()
+        self.personal = personal_events(container.key_provider(), self)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._appender, self._snapshots = Appender(self.database), SnapshotWriter(self.database, self.settings.service)
-        self._services = Services(self.database, self._appender, self.registry, self._routing, limits, self._wake)
+        self._services = Services(
+            self.database, self._appender, self.registry, self._routing, limits, self._wake, self.personal
+        )
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
         self.event_mediator = self.kernel.event_mediator_of(None)
@@ -192,7 +196,8 @@ class Engine:
         return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
 
     def topic_creator(self) -> Worker:
-        topics = sorted({*self.topics_consumed(), *self._topics_produced()}) if self.settings.create_topics else []
+        produced = self._routing.topics_of(registered.event_type for registered in self.registry)
+        topics = sorted({*self.topics_consumed(), *produced}) if self.settings.create_topics else []
         return TopicCreator(self.broker, topics)
 
     def topics_consumed(self) -> list[str]:
@@ -208,24 +213,7 @@ class Engine:
 
     async def take_in(self, event: AnyEvent, message_id: UUID, metadata: Metadata | None) -> None:
         """An event from elsewhere, through the inbox; see EventMediator.handle."""
-        given = metadata or Metadata(message_id=message_id, correlation_id=str(message_id), time=self.clock.now())
-        known = replace(given, message_id=message_id)
-        handlings, errors, tables = self._handlings(), [], self.database.tables
-        durable = self.kernel.pipelines.durable.get(type(event), ())
-        names = [handling.consumer for handling in durable]
-        done = await self.database.read(lambda connection: settled(connection, tables, names, [message_id]))
-        for handling in durable:
-            if (handling.consumer, message_id) in done:
-                continue
-            try:
-                await handlings.take_in(handling, Envelope(event, known))
-            except Exception as error:  # noqa: BLE001  # the first is raised when all handlers have been tried
-                errors.append(error)
-        if errors:
-            raise errors[0]
-
-    def _topics_produced(self) -> list[str]:
-        return self._routing.topics_of(registered.event_type for registered in self.registry)
+        await take_in(self._handlings(), event, message_id, metadata)
 
     def _assemble(self) -> tuple[Assembled, Injector]:
         injector = Injector(builtins_of(self), index(self._container), self._overrides)
@@ -251,7 +239,7 @@ class Engine:
             self._relay.wake()
 
     def _handlings(self) -> Handlings:
-        return Handlings(self.kernel, self.database, self.settings)
+        return Handlings(self.kernel, self.database, self.settings, self.personal)
 
     async def _ping_database(self) -> None:
         await self.database.ping()

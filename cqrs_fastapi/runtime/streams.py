@@ -12,10 +12,9 @@ from sqlalchemy import Connection
 
 from cqrs_fastapi.eventstore import maintenance
 from cqrs_fastapi.eventstore.records import checked_stream
-from cqrs_fastapi.eventstore.store import EventStore
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.metadata import Metadata, Origin, Received, enter, holder, leave
-from cqrs_fastapi.runtime.builtins import unit_of
+from cqrs_fastapi.runtime.builtins import store_of, unit_of
 
 if TYPE_CHECKING:
     from cqrs_fastapi.runtime.engine import Engine
@@ -77,9 +76,7 @@ class Streams:
             async with engine.scope(None) as scope:
                 unit = unit_of(scope)
                 unit.join(cut)
-                await EventStore(unit, engine.database.tables, engine.registry).append(
-                    stream, [summary], expected_version
-                )
+                await store_of(unit, engine).append(stream, [summary], expected_version)
 
     async def _change(self, change: Callable[..., None], stream: str, tenant: str | None) -> None:
         database = self._engine.database

@@ -7,8 +7,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.runtime.reading import StoreReading
 from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
+from cqrs_fastapi.unit_of_work.services import Services
 from cqrs_fastapi.unit_of_work.snapshots import snapshots_due
-from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
+from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
 
 class ApplicationUnitOfWork(UnitOfWork):

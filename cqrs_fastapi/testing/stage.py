@@ -25,7 +25,8 @@ from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.runtime.builtins import OwnAggregates, unit_of
 from cqrs_fastapi.storage.tables import build_tables
-from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
+from cqrs_fastapi.unit_of_work.services import Services
+from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
 T = TypeVar("T")
 

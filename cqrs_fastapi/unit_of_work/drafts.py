@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 from cqrs_fastapi.errors import MessageTooLargeError
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
 from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, NewEvent, StreamAppend
-from cqrs_fastapi.messages.events import AnyEvent, tags_of
+from cqrs_fastapi.messages.events import AnyEvent, EventDefinition, tags_of
 from cqrs_fastapi.messages.headers import render_headers
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.routing import Routing
 from cqrs_fastapi.outbox.rows import row_of, sending_of
+from cqrs_fastapi.personal_data.events import NO_KEYS
+from cqrs_fastapi.personal_data.fields import conceal
+from cqrs_fastapi.personal_data.key_cache import SubjectKey
+from cqrs_fastapi.personal_data.tokens import Place
 
 
 class Draft(NamedTuple):
@@ -55,8 +59,16 @@ class Prepared:
         return AppendUnit(tenant, now, self.appends, self.outbox, record, condition)
 
 
-def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Routing, limits: Limits) -> Prepared:
-    """Encode every draft once. Raises MessageTooLargeError, and UnknownMessageError for an unregistered event."""
+def prepare_rows(
+    drafts: Sequence[Draft],
+    registry: EventRegistry,
+    routing: Routing,
+    limits: Limits,
+    keys: Mapping[str, SubjectKey] = NO_KEYS,
+) -> Prepared:
+    """Encode every draft once, its personal fields encrypted with the `keys` of their subjects. Raises
+    MessageTooLargeError, and UnknownMessageError for an unregistered event.
+    """
     if len(drafts) > limits.append_events:
         raise MessageTooLargeError(what="the unit of work", size=len(drafts), limit=limits.append_events, unit="events")
     prepared = Prepared()
@@ -66,6 +78,8 @@ def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Rout
         registered = registry.of(event)
         definition = registered.definition
         payload = registered.codec.encode(event)
+        if registered.personal:
+            payload = conceal(payload, event, registered.personal, keys, _place(draft, definition))
         if len(payload) > limits.event_bytes:
             raise MessageTooLargeError(what=type(event).__name__, size=len(payload), limit=limits.event_bytes)
         topic = routing.topic_of(registered.event_type)
@@ -93,3 +107,9 @@ def prepare_rows(drafts: Sequence[Draft], registry: EventRegistry, routing: Rout
     for stream, (draft, events) in streams.items():
         prepared.appends.append(StreamAppend(stream, draft.category, draft.expected, tuple(events)))
     return prepared
+
+
+def _place(draft: Draft, definition: EventDefinition) -> Place:
+    """What the encrypted values are bound to, whether the event is stored, sent or both."""
+    stream = draft.stream or f"{draft.category}-{draft.metadata.message_id}"
+    return Place(draft.metadata.tenant or "", stream, definition.name, definition.version)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -15,43 +15,30 @@ from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.finding.places import RootState
 from cqrs_fastapi.domain.finding.search import Search
 from cqrs_fastapi.domain.finding.streaming import stream_pages, stream_states
+from cqrs_fastapi.domain.repository import RevealHistory
 from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.domain.root_rows import rows_of
 from cqrs_fastapi.errors import ReadOnlyError
-from cqrs_fastapi.eventstore.append import append
-from cqrs_fastapi.eventstore.appender import FEW, Appender
 from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
-from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord
+from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, StoredEvent
 from cqrs_fastapi.eventstore.repeats import record_of
+from cqrs_fastapi.eventstore.store import Reveal
 from cqrs_fastapi.mediation.contention import give_way
 from cqrs_fastapi.mediation.idempotency import Attempt
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
-from cqrs_fastapi.messages.metadata import Metadata, holder
-from cqrs_fastapi.messages.registry import EventRegistry
-from cqrs_fastapi.outbox.routing import Routing
-from cqrs_fastapi.storage.database import Database
-from cqrs_fastapi.storage.driver_errors import commit
-from cqrs_fastapi.unit_of_work.drafts import Draft, Limits, Prepared, prepare_rows
+from cqrs_fastapi.personal_data.key_ring import Within
+from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
+from cqrs_fastapi.storage.driver_errors import before_commit
+from cqrs_fastapi.storage.prepared import Row
+from cqrs_fastapi.unit_of_work.causes import current_metadata, next_metadata
+from cqrs_fastapi.unit_of_work.disclosures import Disclosures
+from cqrs_fastapi.unit_of_work.drafts import Draft, Prepared, prepare_rows
 from cqrs_fastapi.unit_of_work.savepoint import Savepoint, Undone
-
-if TYPE_CHECKING:
-    from cqrs_fastapi.mediation.kernel import Kernel
+from cqrs_fastapi.unit_of_work.services import Services
+from cqrs_fastapi.unit_of_work.writing import Work, write, write_beside
 
 T = TypeVar("T")
-Work = Callable[[Connection], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What every unit of work of an application shares. `wake` tells the relay that there is something to send."""
-
-    database: Database
-    appender: Appender
-    registry: EventRegistry
-    routing: Routing
-    limits: Limits
-    wake: Callable[[], None]
 
 
 class UnitOfWork:
@@ -65,6 +52,7 @@ class UnitOfWork:
         "_aggregates",
         "_appends",
         "_condition",
+        "_disclosed",
         "_drafts",
         "_joined",
         "_kernel",
@@ -100,10 +88,11 @@ class UnitOfWork:
         self._savepoints: list[Savepoint] | None = None
         self._undone: list[Undone] | None = None
         self.spoiled: BaseException | None = None
+        self._disclosed = Disclosures(services.personal)
 
     @property
     def tenant(self) -> str:
-        return _current_metadata(self._kernel).tenant or ""
+        return current_metadata(self._kernel).tenant or ""
 
     @property
     def session(self) -> AsyncSession:
@@ -189,6 +178,18 @@ class UnitOfWork:
         """Give what was recorded since the last look the metadata of the message being handled."""
         self._unreacted += self._new_drafts()
 
+    @property
+    def revealing(self) -> Reveal | None:
+        """Gives events their personal values, or placeholders where the subject was forgotten; None where nothing is
+        encrypted. If the unit writes tables of its own it can then be committed only while these subjects are known.
+        """
+        return None if self._services.personal is None else self._reveal
+
+    @property
+    def revealing_history(self) -> RevealHistory | None:
+        """The same for the rows that an aggregate is folded from."""
+        return None if self._services.personal is None else self._reveal_history
+
     async def prepare(self, scope: Scope) -> None:
         """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
         pipelines = self._kernel.pipelines
@@ -197,59 +198,68 @@ class UnitOfWork:
             self._drafts.extend(new)
             for draft in new:
                 await pipelines.react(scope, draft.event, draft.metadata)
+        if self._services.personal is not None:
+            await self._find_keys()
 
     async def commit(self) -> None:
         """One transaction: what was joined, the session's changes, events and outbox rows. Returns when it is durable.
 
         Raises ConcurrencyError, UnavailableError (nothing was written) or UnknownOutcomeError.
         """
-        prepared = prepare_rows(self._drafts, self._services.registry, self._services.routing, self._services.limits)
+        services = self._services
+        prepared = prepare_rows(
+            self._drafts, services.registry, services.routing, services.limits, self._disclosed.keys
+        )
         give_way(one.stream for one in prepared.appends)
         if prepared.appends and (rows := rows_of(self._aggregates.values())):
             self.join(rows.writing(self._services.database.tables, self.tenant))
+        try:
+            await self._commit(prepared)
+        except ForgottenMeanwhileError as error:
+            self._disclosed.forget(error.key_ids)
+            raise
+        if prepared.sends:
+            services.wake()
+
+    async def _commit(self, prepared: Prepared) -> None:
         if self._session is not None and self._read_only:
             await self._session.close()
-        elif self._session is not None:
-            await self._commit_session(self._session, prepared)
-        elif prepared or self._joined or self._record:
-            await self._write(prepared)
-        if prepared.sends:
-            self._services.wake()
+            return
+        if self._disclosed and (self._session is not None or self._joined):
+            self.join(self._disclosed.check(self._services.database.tables))
+        unit, services = self._unit(prepared), self._services
+        if self._session is not None:
+            await write_beside(self._session, services.database, unit, self._joined, is_ours=self._session_is_ours)
+        elif unit.rows or self._joined:
+            await write(services, unit, self._joined)
 
     async def rollback(self) -> None:
         """Leave nothing behind. A session that was handed in stays its owner's to end."""
         if self._session is not None and self._session_is_ours:
             await self._session.close()
 
-    async def _commit_session(self, session: AsyncSession, prepared: Prepared) -> None:
-        work = self._work(self._unit(prepared)) if prepared or self._joined or self._record else None
-        if self._session_is_ours:
-            await commit(session, work)
-        else:
-            await session.flush()
-            if work is not None:
-                await self._services.database.run(session, work)
+    async def _find_keys(self) -> None:
+        """What the drafts are to be encrypted with. The session is flushed first: of two units that wait for each
+        other's rows and keys neither would ever go on.
+        """
+        events = self._disclosed.of(draft.event for draft in self._drafts)
+        if not events:
+            return
+        if self._session is not None:
+            with before_commit():
+                await self._session.flush()
+        await self._disclosed.find_keys(self.tenant, events, self._within())
 
-    async def _write(self, prepared: Prepared) -> None:
-        unit, database = self._unit(prepared), self._services.database
-        if not self._joined:
-            await self._services.appender.append(unit)
-        elif unit.rows <= FEW:
-            await database.write_few(self._work(unit))
-        else:
-            await database.write(self._work(unit))
+    async def _reveal(self, stored: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        return await self._disclosed.reveal(self.tenant, stored, self._within())
 
-    def _work(self, unit: AppendUnit) -> Work:
-        """The commit's work. It may run in another thread, where no message is current: it asks for nothing there."""
-        tables = self._services.database.tables
+    async def _reveal_history(self, stream: str, rows: Sequence[Row]) -> Sequence[Row]:
+        return await self._disclosed.reveal_history(self.tenant, stream, rows, self._within())
 
-        def write(connection: Connection) -> None:
-            for work in self._joined:
-                work(connection)
-            if unit.rows:
-                append(connection, tables, unit)
-
-        return write
+    def _within(self) -> Within | None:
+        if self._session is None:
+            return None
+        return Within(partial(self._services.database.run, self._session), self._session_is_ours)
 
     def _unit(self, prepared: Prepared) -> AppendUnit:
         return prepared.unit(self.tenant, self._kernel.clock.now(), self._record, self._condition)
@@ -279,19 +289,4 @@ class UnitOfWork:
         return drafts
 
     def _draft(self, event: AnyEvent, stream: str | None, category: str, expected: ExpectedVersion) -> Draft:
-        current = holder()
-        message_id, time = self._kernel.ids(), self._kernel.clock.now()
-        metadata = (
-            current.next(message_id, time)
-            if current is not None
-            else Metadata(message_id=message_id, correlation_id=str(message_id), time=time)
-        )
-        return Draft(event, metadata, stream, category, expected)
-
-
-def _current_metadata(kernel: Kernel) -> Metadata:
-    current = holder()
-    if current is not None:
-        return current.metadata
-    message_id = kernel.ids()
-    return Metadata(message_id=message_id, correlation_id=str(message_id), time=kernel.clock.now())
+        return Draft(event, next_metadata(self._kernel), stream, category, expected)

@@ -26,7 +26,8 @@ from cqrs_fastapi.scheduling.tick import Tick
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.unit_of_work.drafts import Limits
-from cqrs_fastapi.unit_of_work.unit_of_work import Services, UnitOfWork
+from cqrs_fastapi.unit_of_work.services import Services
+from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
 
 @dataclass

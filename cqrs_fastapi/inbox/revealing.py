@@ -1,0 +1,57 @@
+"""Decrypts what a message holds before it is decoded. What is kept of a message that fails stays encrypted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cqrs_fastapi.brokers.broker import IncomingMessage
+from cqrs_fastapi.eventstore.subscription import Arrival
+from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, open_message
+from cqrs_fastapi.inbox.stored import open_stored
+from cqrs_fastapi.messages.json_codec import require_json
+from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.personal_data.events import PersonalEvents
+from cqrs_fastapi.personal_data.tokens import Place
+
+
+async def reveal_stored(arrival: Arrival, registry: EventRegistry, personal: PersonalEvents | None) -> list[Envelope]:
+    """As `open_stored`; and the errors of `PersonalEvents.reveal_one`."""
+    if personal is None:
+        return open_stored(arrival, registry)
+    stored = arrival.stored
+    place = Place(arrival.tenant, stored.stream, stored.type, stored.schema_version)
+    text, key_ids = await personal.reveal_one(place, stored.data)
+    if text is None:
+        return open_stored(arrival, registry)
+    revealed = arrival._replace(stored=stored._replace(data=text))
+    return [replace(one, key_ids=key_ids) for one in open_stored(revealed, registry)]
+
+
+async def reveal_message(
+    message: IncomingMessage, registry: EventRegistry, personal: PersonalEvents | None, *, max_bytes: int
+) -> list[Envelope]:
+    """As `open_message`; and the errors of `PersonalEvents.reveal_one`."""
+    place = _place_of(message) if personal is not None and len(message.payload) <= max_bytes else None
+    if personal is None or place is None:
+        return open_message(message, registry, max_bytes=max_bytes)
+    require_json(message.payload)
+    text, key_ids = await personal.reveal_one(place, message.payload)
+    if text is None:
+        return open_message(message, registry, max_bytes=max_bytes)
+    # The limit is for what strangers send; decrypted it is never longer.
+    revealed = replace(message, payload=text.encode())
+    opened = open_message(revealed, registry, max_bytes=max_bytes)
+    return [replace(one, key_ids=key_ids) for one in opened]
+
+
+def _place_of(message: IncomingMessage) -> Place | None:
+    """Where the sender keeps it: the key is its stream. None if the headers do not say enough to decrypt anything."""
+    try:
+        headers = {
+            name: message.headers[name].decode() for name in ("type", "version", "tenant") if name in message.headers
+        }
+        stream = None if message.key is None else message.key.decode()
+        name, version = headers["type"], int(headers.get("version", "1"))
+    except (KeyError, ValueError):
+        return None
+    return Place(headers.get("tenant", ""), stream or f"{name}-{message_id_of(message)}", name, version)
