@@ -97,7 +97,7 @@ async def test_the_cause_of_an_event_is_the_message_whose_handler_recorded_it(cq
             select(events.c.data, events.c.meta, events.c.message_id).order_by(events.c.position)
         ).all()
     )
-    causes = {json.loads(row[0])["what"]: UUID(json.loads(row[1])["causation_id"]) for row in rows}
+    causes = {json.loads(row[0])["what"]: UUID(json.loads(row[1])["causation-id"]) for row in rows}
     assert causes == {
         "before": messages["outer"],
         "nested": messages["inner"],
