@@ -77,8 +77,8 @@ def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
         (compiler.pipelines.resolver,) = resolver.bodies
     event_types = _event_types(blueprint, injector, problems)
     problems.extend(_clashes(event_types))
-    problems.extend(fold_problems(_aggregates(blueprint, injector), _handlers(blueprint)))
     upcasters = blueprint.upcasters.upcasters()
+    problems.extend(fold_problems(_aggregates(blueprint, injector), _handlers(blueprint), upcasters))
     problems.extend(blueprint.upcasters.problems())
     problems.extend(Chains([definition_of(one) for one in event_types], upcasters).problems)
     if problems:

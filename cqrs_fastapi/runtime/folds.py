@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, get_origin
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.recording import nowhere_made, recorded_by, recorded_through_variables
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.mediation.signatures import SignatureProblem, name_of, read_signature
+from cqrs_fastapi.messages.events import definition_of
+from cqrs_fastapi.messages.upcasters import Key, Upcaster
 
 
-def fold_problems(aggregates: Sequence[type[Aggregate]], handlers: Iterable[object]) -> list[str]:
-    """Events that are recorded and not folded, and events that are folded and recorded by nobody.
+def fold_problems(
+    aggregates: Sequence[type[Aggregate]], handlers: Iterable[object], upcasters: Iterable[Upcaster]
+) -> list[str]:
+    """Events that are recorded and not folded, and events that are folded and neither recorded by anybody nor made by
+    an upcaster of what is stored.
 
     Of `handlers`, those that ask for repositories are read. All this waits for the start: the folds of a class may yet
     come with a subclass, and what records an event may be made after the class.
@@ -26,7 +31,7 @@ def fold_problems(aggregates: Sequence[type[Aggregate]], handlers: Iterable[obje
         for handler in loading
         for event in recorded_through_variables(handler) - folded
     ]
-    return [*problems, *_superfluous(aggregates)]
+    return [*problems, *_superfluous(aggregates, {target for one in upcasters for target in one.targets})]
 
 
 def _loads_aggregates(handler: Any) -> bool:
@@ -50,7 +55,7 @@ def _missing(aggregate: type[Aggregate]) -> Iterator[str]:
             )
 
 
-def _superfluous(aggregates: Sequence[type[Aggregate]]) -> Iterator[str]:
+def _superfluous(aggregates: Sequence[type[Aggregate]], upcast: Collection[Key]) -> Iterator[str]:
     """Of an aggregate of which something is recorded here: one that is only loaded has its events from elsewhere."""
     unmade = nowhere_made({event for aggregate in aggregates for event in aggregate.__folds__})
     for aggregate in aggregates:
@@ -58,7 +63,9 @@ def _superfluous(aggregates: Sequence[type[Aggregate]]) -> Iterator[str]:
         if unmade.issuperset(folds):
             continue
         for event in folds:
-            if event in unmade and event not in aggregate.__stored__:
+            definition = definition_of(event)
+            is_stored = event in aggregate.__stored__ or (definition.name, definition.version) in upcast
+            if event in unmade and not is_stored:
                 name, method = aggregate.__name__, folds[event].lstrip("_")
                 yield (
                     f"{name}.{method} applies {event.__name__}, which nobody records; take the fold out, or, if such "

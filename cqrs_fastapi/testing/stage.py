@@ -71,13 +71,20 @@ class Stage:
         return Repository(aggregate, tracks, build_tables(MetaData()), EventRegistry(()))
 
 
+@dataclass(frozen=True, slots=True)
+class _NoServices:
+    """Nothing is encrypted where nothing is stored."""
+
+    personal: None = None
+
+
 class StagedUnitOfWork(UnitOfWork):
     """Its commit adds to the stage."""
 
     __slots__ = ("_stage",)
 
     def __init__(self, stage: Stage, scope: Scope) -> None:
-        super().__init__(cast("Services", None), scope)  # what would use them is overridden here
+        super().__init__(cast("Services", _NoServices()), scope)  # what would use others is overridden here
         self._stage = stage
 
     @property

@@ -567,7 +567,7 @@ async def test_transactions_over_several_aggregates_record_metadata_on_every_eve
     assert len(rest) == 3
     for one in rest:
         assert (one["correlation-id"], one["user"], one["tenant"]) == ("call-1", "ada", "north")
-        assert (one["traceparent"], one["headers"]) == (origin.traceparent, {"campaign": "spring"})
+        assert (one["traceparent"], one["campaign"]) == (origin.traceparent, "spring")
     causes = {one["causation-id"] for one in (first, *rest)}
     assert len(causes) == 4, "each was caused by a command of its own, the nested ones too"
     assert len({one["message_id"] for one in (first, *rest)}) == 4

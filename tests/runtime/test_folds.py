@@ -10,7 +10,19 @@ from uuid import UUID
 
 import pytest
 
-from cqrs_fastapi import CQRS, Aggregate, Command, Decider, Event, Repository, RequestHandler, Settings, applies
+from cqrs_fastapi import (
+    CQRS,
+    Aggregate,
+    Command,
+    Decider,
+    Event,
+    Repository,
+    RequestHandler,
+    Settings,
+    Upcast,
+    applies,
+    upcasts,
+)
 from cqrs_fastapi.errors import RegistrationError
 
 pytestmark = pytest.mark.anyio
@@ -67,10 +79,14 @@ class Act(Command[None]):
     id: UUID
 
 
-async def problems(url: str, *aggregates: type[Aggregate], handler: Any = None) -> tuple[str, ...]:
+async def problems(
+    url: str, *aggregates: type[Aggregate], handler: Any = None, upcaster: Any = None
+) -> tuple[str, ...]:
     """What an application with these parts is told at its start."""
     cqrs = CQRS(settings=Settings(database_url=url))
     cqrs.register(*aggregates)
+    if upcaster is not None:
+        cqrs.upcasters.include(upcaster)
     if handler is not None:
         cqrs.requests.bind(Act, handler)
     try:
@@ -166,6 +182,14 @@ async def test_a_fold_of_an_event_that_nobody_records_is_told_with_what_to_write
             "stored, write: class Attic(..., stored=(Forgotten,))"
         ),
     )
+
+
+async def test_an_event_that_an_upcaster_makes_is_folded(sqlite_url: str) -> None:
+    @upcasts("door.lost", version=1, into=[("Forgotten", 1)])
+    def lost(data: dict[str, Any]) -> list[Upcast]:
+        return [Upcast("Forgotten", 1, data)]
+
+    assert await problems(sqlite_url, Attic, upcaster=lost) == ()
 
 
 class OldAttic(Door, stored=(Forgotten,)):

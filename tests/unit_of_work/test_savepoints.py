@@ -575,7 +575,16 @@ async def test_a_state_that_cannot_be_copied_is_refused_with_the_reason(cqrs: CQ
         await cqrs.mediator.send(Do(body))
 
 
-CONSTANT = {"_kernel", "_read_only", "_savepoints", "_services", "_session", "_session_is_ours", "_undone"}
+CONSTANT = {
+    "_disclosed",
+    "_kernel",
+    "_read_only",
+    "_savepoints",
+    "_services",
+    "_session",
+    "_session_is_ours",
+    "_undone",
+}
 """What a block does not change, and what the savepoints themselves keep."""
 
 
