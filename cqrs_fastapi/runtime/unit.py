@@ -41,8 +41,7 @@ class ApplicationUnitOfWork(UnitOfWork):
             await self._starts.record()
         await super().commit()
         self._tell()
-        if self._session is None or self._session_is_ours:  # else its owner has yet to commit
-            now = self._kernel.clock.now()
-            self._snapshots.take(
-                snapshots_due(self._aggregates.values(), self._drafts, self._services.registry, self.tenant, now)
-            )
+        is_committed = self._session is None or self._session_is_ours  # else its owner has yet to commit
+        if is_committed and any(one.__snapshots__ is not None for one in self._aggregates.values()):
+            registry, now = self._services.registry, self._kernel.clock.now()
+            self._snapshots.take(snapshots_due(self._aggregates.values(), self._drafts, registry, self.tenant, now))

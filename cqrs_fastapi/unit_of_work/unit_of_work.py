@@ -227,11 +227,11 @@ class UnitOfWork:
             return
         if self._disclosed and (self._session is not None or self._joined):
             self.join(self._disclosed.check(self._services.database.tables))
-        unit, services = self._unit(prepared), self._services
         if self._session is not None:
-            await write_beside(self._session, services.database, unit, self._joined, is_ours=self._session_is_ours)
-        elif unit.rows or self._joined:
-            await write(services, unit, self._joined)
+            unit, database = self._unit(prepared), self._services.database
+            await write_beside(self._session, database, unit, self._joined, is_ours=self._session_is_ours)
+        elif prepared or self._joined or self._record:
+            await write(self._services, self._unit(prepared), self._joined)
 
     async def rollback(self) -> None:
         """Leave nothing behind. A session that was handed in stays its owner's to end."""
