@@ -97,7 +97,7 @@ FORMS = (
 _EVENTS = text("""
 INSERT INTO cqrs_events (message_id, stream, version, category, type, schema_version, data, metadata, recorded_at)
 SELECT gen_random_uuid(), :stream, n, :category, :type, 1, :data,
-    '{"correlation_id":"c","time":"2026-01-01T00:00:00+00:00"}', now()
+    '{"version":"1","correlation-id":"c","time":"2026-01-01T00:00:00+00:00"}', now()
 FROM generate_series(1, CAST(:count AS bigint)) AS n
 """)
 _STREAM = text("INSERT INTO cqrs_streams (stream, category, version) VALUES (:stream, :category, :count)")
