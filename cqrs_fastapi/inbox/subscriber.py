@@ -50,8 +50,7 @@ log = structlog.get_logger("cqrs_fastapi")
 
 CATCH_UP_SECONDS = 1.0
 """How often a checkpoint follows W over events that nobody waits for."""
-_PAUSE_WHILE_AWAY = 0.5
-_PAUSE_WHILE_FORGETTING = 0.05
+_PAUSE_WHILE_AWAY, _PAUSE_WHILE_FORGETTING = 0.5, 0.05
 """Seconds. Until the transaction that forgets is committed, the key is not gone for readers."""
 
 

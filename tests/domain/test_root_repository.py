@@ -640,7 +640,7 @@ import asyncio, os, sys
 from uuid import UUID
 sys.path.insert(0, sys.argv[1])
 from test_root_repository import Shop
-from cqrs_fastapi.unit_of_work import unit_of_work
+from cqrs_fastapi.unit_of_work import writing
 
 async def main():
     shop = Shop(sys.argv[2])
@@ -648,7 +648,7 @@ async def main():
     async def change(products):
         (await products.get(UUID(sys.argv[3]))).price = 9
         products.create(price=5)
-        unit_of_work.append = lambda *_: os._exit(7)  # the rows are written, the events are not
+        writing.append = lambda *_: os._exit(7)  # the rows are written, the events are not
 
     async with shop.cqrs.running(workers=()):
         await shop.do(change)

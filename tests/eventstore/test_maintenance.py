@@ -316,7 +316,7 @@ async def test_a_summary_that_cannot_be_stored_takes_nothing_away(cqrs: CQRS, ac
     def fail(*arguments: object) -> None:
         raise LookupError("the append fails, after the events were deleted")
 
-    unit_of_work = "cqrs_fastapi.unit_of_work.unit_of_work.append"
+    unit_of_work = "cqrs_fastapi.unit_of_work.writing.append"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(LookupError):
         patch.setattr(unit_of_work, fail)
         await cqrs.streams.truncate(stream_of(account), Summarised(balance=6), expected_version=3)
