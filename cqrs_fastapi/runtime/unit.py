@@ -42,7 +42,8 @@ class ApplicationUnitOfWork(UnitOfWork):
         await super().commit()
         self._tell()
         if self._session is None or self._session_is_ours:  # else its owner has yet to commit
-            now = self._kernel.clock.now()
+            now, registry = self._kernel.clock.now(), self._services.registry
+            aggregates = self._aggregates.values()
             self._snapshots.take(
-                snapshots_due(self._aggregates.values(), self._drafts, self._services.registry, self.tenant, now)
+                snapshots_due(aggregates, self._drafts, registry, self._disclosed, tenant=self.tenant, now=now)
             )
