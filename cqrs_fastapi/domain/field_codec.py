@@ -18,6 +18,7 @@ from cqrs_fastapi.domain.finding.fields import field_of
 from cqrs_fastapi.domain.finding.rendering import render_state
 from cqrs_fastapi.domain.finding.texts import SearchError
 from cqrs_fastapi.domain.sets import Changes, EntitySet, ValueObjectSet
+from cqrs_fastapi.messages.personal import PersonalField
 
 _IMMUTABLE = frozenset({NoneType, bool, int, float, str, bytes, UUID, date, datetime, time, timedelta, Decimal})
 
@@ -25,10 +26,18 @@ _IMMUTABLE = frozenset({NoneType, bool, int, float, str, bytes, UUID, date, date
 class FieldCodec:
     """One field: `owner` is the name of its class; `initial` makes what it has if it is not given. A form is JSON."""
 
-    __slots__ = ("_adapter", "_field", "annotation", "initial", "name", "owner")
+    __slots__ = ("_adapter", "_field", "annotation", "initial", "name", "owner", "personal")
 
-    def __init__(self, owner: str, name: str, annotation: Any, initial: Callable[[], object] | None = None) -> None:
-        """A TypeError says what is wrong with the type."""
+    def __init__(
+        self,
+        owner: str,
+        name: str,
+        annotation: Any,
+        initial: Callable[[], object] | None = None,
+        personal: PersonalField | None = None,
+    ) -> None:
+        """A TypeError says what is wrong with the type. `personal` tells how its values are encrypted, if they are."""
+        self.personal = personal
         self.owner, self.name, self.annotation, self.initial = owner, name, annotation, initial
         self._adapter = _adapter_for(f"{owner}.{name}", owner, annotation)
         self._field = field_of(name, annotation)

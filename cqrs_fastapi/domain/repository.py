@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -13,20 +13,20 @@ from sqlalchemy import Connection
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.replaying import Replay
+from cqrs_fastapi.domain.revealing import Reveals
+from cqrs_fastapi.domain.snapshot_form import SnapshotForm
 from cqrs_fastapi.errors import ConcurrencyError, NotFoundError, StreamTruncatedError
 from cqrs_fastapi.eventstore.expected_version import describe
-from cqrs_fastapi.eventstore.history import History, read_behind_snapshot, read_history
+from cqrs_fastapi.eventstore.history import FoundSnapshot, History, read_behind_snapshot, read_history
 from cqrs_fastapi.eventstore.read import StreamRange
 from cqrs_fastapi.eventstore.snapshots import from_bytes
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.personal_data.tokens import WrongKeyError
 from cqrs_fastapi.storage.prepared import Row
 from cqrs_fastapi.storage.tables import Tables
 
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
-
-RevealHistory = Callable[[str, Sequence[Row]], Awaitable[Sequence[Row]]]
-"""Gives the rows of a stream with the personal values that they hold."""
 
 log = structlog.get_logger("cqrs_fastapi")
 
@@ -70,7 +70,7 @@ class Repository(Generic[A]):
         unit_of_work: TracksAggregates,
         tables: Tables,
         registry: EventRegistry,
-        reveal: RevealHistory | None = None,
+        reveal: Reveals | None = None,
     ) -> None:
         self._aggregate_type = aggregate_type
         self._unit_of_work = unit_of_work
@@ -129,7 +129,12 @@ class Repository(Generic[A]):
             aggregate.__snapshots__.loaded_in(aggregate, replay.seconds)
 
     async def _revealed(self, aggregate: A, history: History) -> Sequence[Row]:
-        return history.events if self._reveal is None else await self._reveal(aggregate.stream, history.events)
+        if self._reveal is None:
+            return history.events
+        rows, key_ids = await self._reveal.history(aggregate.stream, history.events)
+        if key_ids and aggregate.__snapshots__ is not None:
+            aggregate.__snapshots__.learnt(aggregate, key_ids)
+        return rows
 
     async def _begin(self, aggregate: A, wanted: StreamRange) -> History:
         """The first events to fold: those behind the snapshot, if there is one that fits."""
@@ -147,12 +152,20 @@ class Repository(Generic[A]):
         history = await read_few(behind)
         if (found := history.snapshot) is not None:
             try:
-                form.restore(aggregate, from_bytes(found.state), found.version)
-            except ValueError as error:
+                await self._take_over(aggregate, form, found)
+            except (ValueError, WrongKeyError) as error:
                 kind = type(error).__name__
                 log.warning("snapshot_ignored", stream=wanted.stream, version=found.version, error=kind)
                 return await read_few(from_start)
         return history
+
+    async def _take_over(self, aggregate: A, form: SnapshotForm, found: FoundSnapshot) -> None:
+        state, key_ids = found.state, found.key_ids
+        if key_ids:
+            if self._reveal is None:
+                raise WrongKeyError("this application has no keys")
+            state = await self._reveal.snapshot(aggregate.stream, form.fingerprint_in(self._registry), found)
+        form.restore(aggregate, from_bytes(state), found.version, key_ids)
 
     def _same_type(self, known: Aggregate) -> A:
         if not isinstance(known, self._aggregate_type):

@@ -17,6 +17,7 @@ from cqrs_fastapi.domain.root_fields import fields_of
 from cqrs_fastapi.domain.tracked import Kept, TrackedField, TrackedSet, kept_fields
 from cqrs_fastapi.errors import DomainError
 from cqrs_fastapi.messages.events import AnyEvent
+from cqrs_fastapi.messages.personal import PersonalField
 
 
 class DeletedError(DomainError):
@@ -46,6 +47,7 @@ class RootEntity(Aggregate):
 
     __tracked__: ClassVar[Mapping[str, FieldCodec]] = {}
     __events__: ClassVar[RootEvents]
+    __personal__: ClassVar[Sequence[PersonalField]] = ()
 
     if TYPE_CHECKING:  # a field on the class, which searches compare, and a value on an instance
         id: Kept[UUID]  # pyright: ignore[reportIncompatibleVariableOverride]  # it gives the same on an instance
@@ -69,6 +71,7 @@ class RootEntity(Aggregate):
             folds = ", ".join(cls.__folds__.values())
             raise TypeError(f"{cls.__name__} has folds, {folds}; a root entity records its own events: use Aggregate")
         cls.__tracked__ = fields
+        cls.__personal__ = tuple(field.personal for field in fields.values() if field.personal is not None)
         cls.__events__ = events = events_for(stored, topic, fields, retired)
         cls.__folds__ = _folds_for(events)
         for kept_name, kept in kept_fields().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
@@ -132,11 +132,13 @@ class RootEvents:
 def events_for(name: str, topic: str | None, fields: Mapping[str, FieldCodec], retired: Sequence[str]) -> RootEvents:
     """Make the classes."""
     state = _state_of(name, fields)
+    created = _made(f"{name}Created", Created, topic, {"fields": (state, ...)})
+    created.__personal__ = tuple(replace(one.personal, within="fields") for one in fields.values() if one.personal)
     updated = _made(f"{name}Updated", Updated, topic, {})
     changed = {field.name: _changes_of(field, updated, name, topic) for field in fields.values()}
     updated.__event_types__ = tuple(one for several in changed.values() for one in several)
     return RootEvents(
-        _made(f"{name}Created", Created, topic, {"fields": (state, ...)}),
+        created,
         updated,
         _made(f"{name}Deleted", Deleted, topic, {}),
         changed,
@@ -154,6 +156,8 @@ def _changes_of(field: FieldCodec, updated: Any, name: str, topic: str | None) -
     changes = [_made(each, (updated, Changed), topic, {"value": (annotation, ...)}) for _, each, annotation in made]
     for change, (action, _, _) in zip(changes, made, strict=True):
         change.field, change.action = field.name, action
+        if field.personal is not None:
+            change.__personal__ = (replace(field.personal, name="value", key="value"),)
     return changes
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from keyword import iskeyword
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from cqrs_fastapi.domain.field_codec import FieldCodec, codec_of, unknown
+from cqrs_fastapi.domain.sets import EntitySet, ValueObjectSet
 from cqrs_fastapi.domain.tracked import Initial, Tracked, TrackedField
+from cqrs_fastapi.messages.personal import holds_marks, personal_field
 
 _ELSEWHERE = frozenset({"id", "version", "created_at", "updated_at", "deleted_at", "recorded_state"})
 """What instances have, besides what the class shows."""
@@ -26,10 +28,25 @@ def fields_of(cls: type, root: type, retired: Sequence[str]) -> dict[str, FieldC
                 f"belongs to the class"
             )
         (of,) = get_args(annotation)
-        fields[name] = codec_of(cls.__name__, name, of, _initial(cls, name))
+        fields[name] = _field(cls, name, of)
     if both := [name for name in retired if name in fields]:
         raise TypeError(f"{cls.__name__}: {', '.join(both)} is a field and retired; it is one or the other")
     return fields
+
+
+def _field(cls: type, name: str, annotation: Any) -> FieldCodec:
+    initial = _initial(cls, name)
+    field = codec_of(cls.__name__, name, annotation, initial)
+    if not holds_marks(annotation):
+        return field
+    of = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if get_origin(of) in (EntitySet, ValueObjectSet):
+        raise TypeError(
+            f"{cls.__name__}.{name} is a set with personal data, and its members are told and stored one by one; write "
+            f"{name}: Tracked[Personal[list[...]]], whose value is encrypted as a whole"
+        )
+    bare, personal = personal_field(cls, name, annotation, "id")
+    return FieldCodec(cls.__name__, name, bare, initial, personal)
 
 
 def _annotations(cls: type, root: type) -> Iterator[tuple[str, Any]]:

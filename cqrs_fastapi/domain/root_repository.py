@@ -18,7 +18,9 @@ from cqrs_fastapi.domain.finding.ordering import Ordering
 from cqrs_fastapi.domain.finding.places import RootState
 from cqrs_fastapi.domain.finding.search import Search, find_states, merge, next_cursor
 from cqrs_fastapi.domain.finding.states import read_states
-from cqrs_fastapi.domain.repository import FEW, Repository, RevealHistory, TracksAggregates, require_version
+from cqrs_fastapi.domain.finding.streaming import in_parts
+from cqrs_fastapi.domain.repository import FEW, Repository, TracksAggregates, require_version
+from cqrs_fastapi.domain.revealing import Reveals
 from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.domain.root_rows import present_row, restore
 from cqrs_fastapi.errors import NotFoundError
@@ -27,6 +29,8 @@ from cqrs_fastapi.storage.tables import Tables
 
 R = TypeVar("R", bound=RootEntity)
 
+_REVEALED_AT_ONCE = 200
+"""Rows of a stream whose keys are read together; so many are held in memory."""
 _KEPT = ("version", "created_at", "updated_at", "deleted_at")
 
 
@@ -79,7 +83,7 @@ class RootRepository(Repository[R], Generic[R]):
         unit_of_work: TracksRoots,
         tables: Tables,
         registry: EventRegistry,
-        reveal: RevealHistory | None = None,
+        reveal: Reveals | None = None,
     ) -> None:
         super().__init__(root_type, unit_of_work, tables, registry, reveal)
         self._roots = unit_of_work
@@ -151,9 +155,11 @@ class RootRepository(Repository[R], Generic[R]):
         the moment. Use `contextlib.aclosing` around it when the iteration may be left early.
         """
         search, own = self._beside(self._search(condition, ordering, None, None))
-        async with aclosing(self._roots.stream_states(search, own)) as rows:
-            async for row in rows:
-                yield await (self._restored(row) if self._roots.is_read_only else self._of(row))
+        size = _REVEALED_AT_ONCE if self._aggregate_type.__personal__ else 1
+        async with aclosing(self._roots.stream_states(search, own)) as rows, aclosing(in_parts(rows, size)) as parts:
+            async for part in parts:
+                for row in await self._shown(part):
+                    yield await (self._restored(row) if self._roots.is_read_only else self._of(row))
 
     def update(self, root: R, /, **fields: object) -> None:
         """Set several fields: all of them, or none if a value is wrong."""
@@ -225,12 +231,19 @@ class RootRepository(Repository[R], Generic[R]):
             return {}
         category, tenant = self._aggregate_type.__category__, self._roots.tenant
         read = self._roots.read_few if len(ids) <= FEW else self._roots.read
-        return await read(partial(read_states, tables=self._tables, tenant=tenant, category=category, ids=ids))
+        work = partial(read_states, tables=self._tables, tenant=tenant, category=category, ids=ids)
+        rows = await read(work)
+        return {row.id: row for row in await self._shown(list(rows.values()))}
 
     async def _page(self, search: Search) -> list[RootState]:
         search, own = self._beside(search)
         stored = await self._roots.read(partial(find_states, tables=self._tables, search=search))
-        return merge(search, stored, own)
+        return merge(search, await self._shown(stored), own)
+
+    async def _shown(self, rows: Sequence[RootState]) -> Sequence[RootState]:
+        """With the personal values that they hold."""
+        cls = self._aggregate_type
+        return rows if self._reveal is None or not cls.__personal__ else await self._reveal.states(cls, rows)
 
     def _beside(self, search: Search) -> tuple[Search, list[RootState]]:
         """The search in the database without what may be otherwise in the unit of work, and how that is."""

@@ -38,13 +38,29 @@ class Rows:
         return write
 
 
-def rows_of(aggregates: Iterable[Aggregate]) -> Rows:
+Conceals = Callable[[RootEntity, RootState], RootState]
+"""Gives the row of a root with its personal values encrypted."""
+
+
+def rows_of(aggregates: Iterable[Aggregate], conceal: Conceals) -> Rows:
     """Those of the root entities among them that have recorded something."""
     found: dict[str, list[RootState]] = {}
     for root in aggregates:
         if isinstance(root, RootEntity) and root.recorded:
-            found.setdefault(root.__category__, []).append(recorded_row(root))
+            row = recorded_row(root)
+            found.setdefault(root.__category__, []).append(conceal(root, row) if _is_personal(root) else row)
     return Rows(found)
+
+
+def subjects_of_rows(aggregates: Iterable[Aggregate]) -> set[str]:
+    """Whose personal data these rows hold."""
+    return {
+        str(root.id) for root in aggregates if isinstance(root, RootEntity) and root.recorded and _is_personal(root)
+    }
+
+
+def _is_personal(root: RootEntity) -> bool:
+    return any(root.recorded_state.get(field.key) is not None for field in root.__personal__)
 
 
 def recorded_row(root: RootEntity) -> RootState:

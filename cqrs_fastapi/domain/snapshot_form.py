@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import starmap
 from typing import Any, TypeVar
+from uuid import UUID
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -47,18 +48,23 @@ class SnapshotForm:
         """That, and of the upcasters, which say what the events are that are folded."""
         return self.fingerprint + fingerprint_of_upcasters(registry)
 
-    def restore(self, aggregate: Any, state: str, version: int) -> None:
-        """Take an aggregate to where a snapshot was taken. A ValueError tells that its state does not fit; then nothing
-        was changed.
+    def restore(self, aggregate: Any, state: str, version: int, key_ids: frozenset[UUID] = frozenset()) -> None:
+        """Take an aggregate to where a snapshot was taken, which was sealed with these keys. A ValueError tells that
+        its state does not fit; then nothing was changed.
         """
         for name, value in self._read(state).items():
             setattr(aggregate, name, value)
         aggregate.version = version
-        aggregate.__loading__ = Loading(version, 0.0)
+        aggregate.__loading__ = Loading(version, 0.0, key_ids)
 
     def loaded_in(self, aggregate: Any, seconds: float) -> None:
         """Remember for the policy how long its events have taken."""
         aggregate.__loading__ = replace(aggregate.__loading__, seconds=seconds)
+
+    def learnt(self, aggregate: Any, key_ids: frozenset[UUID]) -> None:
+        """Remember whose data it has folded."""
+        loading = aggregate.__loading__
+        aggregate.__loading__ = replace(loading, key_ids=loading.key_ids | key_ids)
 
     def is_due(self, aggregate: Any, version: int) -> bool:
         """Whether a snapshot is to be taken of an aggregate that is at this version now."""

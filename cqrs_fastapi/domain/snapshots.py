@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
     """How an aggregate was loaded. `base` is the version of the snapshot it was loaded from, 0 if there was none;
-    `seconds` went into reading and folding its events, without the waiting for the database.
+    `seconds` went into reading and folding its events, without the waiting for the database. `key_ids` are the keys of
+    those whose data these events, and that snapshot, were encrypted with.
     """
 
     base: int
     seconds: float
+    key_ids: frozenset[UUID] = frozenset()
 
 
 NOT_LOADED = Loading(0, 0.0)

@@ -22,6 +22,7 @@ E = TypeVar("E", bound=Entity)
 V = TypeVar("V", bound=ValueObject)
 
 _NOTHING: Any = object()
+_ENCRYPTED = "it is personal, and encrypted wherever it is stored; find the ones meant by another field"
 
 
 class Tracked(Generic[T]):
@@ -75,7 +76,8 @@ class TrackedField(Field[T], Generic[R, T]):
     __slots__ = ("__event_types__", "_codec")
 
     def __init__(self, codec: FieldCodec, event_types: Sequence[type[Changed[R, T]]]) -> None:
-        super().__init__((codec.name,), shape_of(codec.annotation))
+        shape = shape_of(codec.annotation)
+        super().__init__((codec.name,), shape if codec.personal is None else shape.closed(_ENCRYPTED))
         self._codec = codec
         self.__event_types__ = event_types
 

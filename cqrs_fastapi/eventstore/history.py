@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
+from uuid import UUID
 
+from pydantic_core import from_json
 from sqlalchemy import BigInteger, Connection, LargeBinary, Text, bindparam, cast, func, null, or_, select
 from sqlalchemy import union_all as all_of
 
@@ -23,6 +25,13 @@ class FoundSnapshot(NamedTuple):
 
     version: int
     state: bytes
+    subjects: str
+    """Keys that the state is sealed with, as JSON."""
+
+    @property
+    def key_ids(self) -> frozenset[UUID]:
+        """Those; empty if the state holds nobody's data and is JSON."""
+        return frozenset(UUID(str(one)) for one in from_json(self.subjects))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,7 @@ class History:
     snapshot: FoundSnapshot | None = None
 
 
-_VERSION, _TYPE, _SCHEMA_VERSION, _DELETED_AT, _STATE = 0, 1, 2, 4, 5
+_VERSION, _TYPE, _SCHEMA_VERSION, _DATA, _DELETED_AT, _STATE = range(6)
 _version_of, _type_of = itemgetter(_VERSION), itemgetter(_TYPE)
 
 
@@ -71,7 +80,7 @@ def _history(rows: Sequence[Row], wanted: StreamRange) -> History:
     if None in map(_type_of, events):
         for other in [one for one in events if one[_TYPE] is None]:
             if other[_SCHEMA_VERSION] is None:
-                snapshot = FoundSnapshot(other[_VERSION], other[_STATE])
+                snapshot = FoundSnapshot(other[_VERSION], other[_STATE], other[_DATA])
             else:
                 row = StreamRow(other[_VERSION], other[_SCHEMA_VERSION], other[_DELETED_AT])
         events = [one for one in events if one[_TYPE] is not None]
@@ -92,7 +101,7 @@ def _statement_behind_snapshot(tables: Tables) -> Prepared:
     """The database looks for the snapshot first: nobody need know its version before."""
     events, snapshots = tables.events.c, tables.snapshots.c
     fitting = (
-        select(snapshots.version, snapshots.state)
+        select(snapshots.version, snapshots.state, snapshots.subjects)
         .join_from(
             tables.snapshots,
             tables.events,
@@ -111,9 +120,9 @@ def _statement_behind_snapshot(tables: Tables) -> Prepared:
     after = func.coalesce(select(fitting.c.version).scalar_subquery(), bindparam("after", type_=BigInteger))
     no_state, no_text, no_time = cast(null(), LargeBinary), cast(null(), Text), cast(null(), UtcDateTime)
     page, stream_row = _page(tables, after).add_columns(no_state), _stream_row(tables).add_columns(no_state)
-    return prepared(
-        all_of(page, stream_row, select(fitting.c.version, no_text, null(), no_text, no_time, fitting.c.state))
-    )
+    # In the columns of an event: subjects for data.
+    snapshot = select(fitting.c.version, no_text, null(), cast(fitting.c.subjects, Text), no_time, fitting.c.state)
+    return prepared(all_of(page, stream_row, snapshot))
 
 
 def _page(tables: Tables, after: Any) -> Any:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, and_, bindparam, delete, exists, or_, select
 
 from cqrs_fastapi.storage.dialects import upsert_of
@@ -26,9 +27,11 @@ class Snapshot:
     version: int
     message_id: UUID
     fingerprint: str
-    state: str
-    """JSON."""
+    state: bytes
+    """JSON, or that sealed."""
     taken_at: datetime
+    key_ids: frozenset[UUID] = frozenset()
+    """The keys of those whose data it holds; it is stored sealed with them."""
 
 
 def to_bytes(state: str) -> bytes:
@@ -51,7 +54,8 @@ def write_snapshot(connection: Connection, tables: Tables, snapshot: Snapshot) -
         "at_version": snapshot.version,
         "at_message_id": snapshot.message_id,
         "by_fingerprint": snapshot.fingerprint,
-        "with_state": to_bytes(snapshot.state),
+        "with_state": snapshot.state,
+        "of_subjects": to_json(sorted(snapshot.key_ids)).decode(),
         "at_time": snapshot.taken_at,
     }
     return bool(_write(tables, connection.dialect.name).rows(connection, values))
@@ -77,6 +81,7 @@ def _write(tables: Tables, dialect: str) -> Prepared:
             bindparam("at_message_id", type_=snapshots.c.message_id.type),
             bindparam("by_fingerprint", type_=snapshots.c.fingerprint.type),
             bindparam("with_state", type_=snapshots.c.state.type),
+            bindparam("of_subjects", type_=snapshots.c.subjects.type),
             bindparam("at_time", type_=snapshots.c.taken_at.type),
         )
         .where(
@@ -93,7 +98,7 @@ def _write(tables: Tables, dialect: str) -> Prepared:
         )
         .with_for_update(read=True, key_share=True, of=tables.streams)
     )
-    columns = ("tenant", "stream", "version", "message_id", "fingerprint", "state", "taken_at")
+    columns = ("tenant", "stream", "version", "message_id", "fingerprint", "state", "subjects", "taken_at")
     insert = upsert_of(dialect, snapshots).from_select(columns, source, include_defaults=False)
     replacing: dict[str, Any] = {name: insert.excluded[name] for name in columns[2:]}
     return prepared(

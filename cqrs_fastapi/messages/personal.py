@@ -34,13 +34,25 @@ Personal: TypeAlias = Annotated[T, PersonalData()]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PersonalField:
-    """A field whose value is encrypted. `key` is its name in the JSON; `forgotten` is JSON, `placeholder` its value."""
+    """A field whose value is encrypted. `key` is its name in the JSON; `forgotten` is JSON, `placeholder` its value.
+    `within` names the field of the event that it is a field of, if it is not one of the event itself.
+    """
 
     name: str
     key: str
     subject: str
     forgotten: str
     placeholder: Any
+    within: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it stands in the JSON."""
+        return f"{self.within}.{self.key}" if self.within else self.key
+
+    def of(self, event: Any) -> Any:
+        """Its value."""
+        return getattr(getattr(event, self.within) if self.within else event, self.name)
 
 
 class _Field(NamedTuple):
@@ -52,8 +64,12 @@ class _Field(NamedTuple):
 def personal_fields(cls: type, subject: str | None, tags: Sequence[str]) -> tuple[PersonalField, ...]:
     """The marked fields of an event class. A TypeError says what is wrong with a mark.
 
-    Only fields of the event itself are marked; each is encrypted as a whole, whatever it holds.
+    Only fields of the event itself are marked; each is encrypted as a whole, whatever it holds. A class that the
+    library makes brings them along as `__personal__`.
     """
+    made: tuple[PersonalField, ...] | None = vars(cls).get("__personal__")
+    if made is not None:
+        return made
     fields = _fields(cls)
     marks = {name: mark for name, field in fields.items() if (mark := _mark(cls, name, field)) is not None}
     if not marks:
@@ -83,6 +99,25 @@ def personal_fields(cls: type, subject: str | None, tags: Sequence[str]) -> tupl
         text, placeholder = _placeholder(cls, name, fields[name], mark)
         found.append(PersonalField(name, fields[name].key, whose, text, placeholder))
     return tuple(found)
+
+
+def personal_field(cls: type, name: str, annotation: Any, subject: str) -> tuple[Any, PersonalField | None]:
+    """The annotation of a field without its mark, and what the mark says. `subject` is the only one that it may have. A
+    TypeError says what is wrong with the mark.
+    """
+    field = _field(annotation, name)
+    mark = _mark(cls, name, field)
+    if mark is None:
+        return annotation, None
+    if mark.subject not in (None, subject):
+        raise TypeError(
+            f"{cls.__name__}.{name} has the subject {mark.subject!r}; what is personal in a {cls.__name__} is about "
+            f"the one with its {subject}: leave subject= out, and give other persons a root entity of their own"
+        )
+    text, placeholder = _placeholder(cls, name, field, mark)
+    others = tuple(one for one in field.metadata if not isinstance(one, PersonalData))
+    bare = Annotated[(field.annotation, *others)] if others else field.annotation
+    return bare, PersonalField(name, name, subject, text, placeholder)
 
 
 def _placeholder(cls: type, name: str, field: _Field, mark: PersonalData) -> tuple[str, Any]:
@@ -128,12 +163,17 @@ def _mark(cls: type, name: str, field: _Field) -> PersonalData | None:
     found = [one for one in field.metadata if isinstance(one, PersonalData)]
     if PersonalData in field.metadata:
         raise TypeError(f"{cls.__name__}.{name}: write PersonalData(), with brackets")
-    if any(_marks_within(field.annotation, set())):
+    if holds_marks(field.annotation):
         raise TypeError(
             f"{cls.__name__}.{name} is not personal as a whole, but something in it is; mark the whole field: "
             f"{name}: Personal[...]"
         )
     return found[-1] if found else None
+
+
+def holds_marks(annotation: Any) -> bool:
+    """Whether something in it is personal, or all of it."""
+    return any(_marks_within(annotation, set()))
 
 
 def _marks_within(annotation: Any, seen: set[Any]) -> Iterator[bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -40,14 +40,18 @@ class PersonalEvents:
     ring: KeyRing
     registry: EventRegistry
 
-    async def keys_of(self, tenant: str, events: Iterable[AnyEvent], within: Within | None) -> Mapping[str, SubjectKey]:
-        """By subject, the keys that these events are to be encrypted with; see `KeyRing.for_writing`."""
+    async def keys_of(
+        self, tenant: str, events: Iterable[AnyEvent], within: Within | None, also: Collection[str] = ()
+    ) -> Mapping[str, SubjectKey]:
+        """By subject, the keys that these events are to be encrypted with, and those of others; see
+        `KeyRing.for_writing`.
+        """
         subjects: set[str] = set()
         for event in events:
             personal = self.registry.of(event).personal
             if personal:
                 subjects.update(subjects_of(event, personal).values())
-        return await self.ring.for_writing(tenant, subjects, within) if subjects else NO_KEYS
+        return await self.ring.for_writing(tenant, subjects, within, also=also) if subjects or also else NO_KEYS
 
     async def reveal(self, tenant: str, stored: Sequence[StoredEvent], within: Within | None = None) -> Revealed:
         """Decrypt what the events of a tenant hold; see `reveal_one` for the errors."""
@@ -92,4 +96,4 @@ class PersonalEvents:
     def _marked(self, place: Place) -> frozenset[str] | None:
         """The personal fields of the class that is stored like this; None if no class is any more."""
         personal = self.registry.personal_of(place.type, place.version)
-        return None if personal is None else frozenset(field.key for field in personal)
+        return None if personal is None else frozenset(field.path for field in personal)

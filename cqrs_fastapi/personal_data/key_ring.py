@@ -75,15 +75,16 @@ class KeyRing:
         self.cache = KeyCache(now)
 
     async def for_writing(
-        self, tenant: str, subjects: Collection[str], within: Within | None = None
+        self, tenant: str, subjects: Collection[str], within: Within | None = None, *, also: Collection[str] = ()
     ) -> Mapping[str, SubjectKey]:
-        """The key of each subject, made now for one that has none. SubjectForgottenError if one was forgotten.
+        """The key of each subject, made now for one that has none. SubjectForgottenError if one was forgotten. So are
+        those of others, `also`, which may have been forgotten.
 
         A key is committed before this returns, or is made in the transaction that will store what it encrypts.
         """
         found: dict[str, SubjectKey] = {}
         missing: list[str] = []
-        for subject in sorted(subjects):
+        for subject in sorted({*subjects, *also}):
             key = self.cache.of_subject(tenant, subject)
             if key is None:
                 missing.append(subject)
@@ -91,8 +92,8 @@ class KeyRing:
                 found[subject] = key
         for start in range(0, len(missing), AT_ONCE):
             found.update(await self._found_or_made(tenant, missing[start : start + AT_ONCE], within))
-        for subject, key in found.items():
-            if key.key is None:
+        for subject in sorted(subjects):
+            if found[subject].key is None:
                 raise SubjectForgottenError(subject)
         return found
 

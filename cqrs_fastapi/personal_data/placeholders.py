@@ -17,7 +17,7 @@ def is_forgotten(event: AnyEvent, field: str) -> bool:
     found = _personal(type(event)).get(field)
     if found is None:
         raise TypeError(f"{type(event).__name__}.{field} is not personal: it is never forgotten")
-    return bool(getattr(event, field) == found.placeholder)
+    return bool(found.of(event) == found.placeholder)
 
 
 @lru_cache(maxsize=1024)

@@ -93,9 +93,9 @@ def store_of(unit: UnitOfWork, assembly: Assembly) -> EventStore:
 
 def _repository(scope: Scope, aggregate: type[Aggregate], assembly: Assembly) -> Repository[Any]:
     unit = unit_of(scope)
-    return Repository(aggregate, unit, assembly.database.tables, assembly.registry, unit.revealing_history)
+    return Repository(aggregate, unit, assembly.database.tables, assembly.registry, unit.reveals)
 
 
 def _root_repository(scope: Scope, root: type[RootEntity], assembly: Assembly) -> RootRepository[Any]:
     unit = unit_of(scope)
-    return RootRepository(root, unit, assembly.database.tables, assembly.registry, unit.revealing_history)
+    return RootRepository(root, unit, assembly.database.tables, assembly.registry, unit.reveals)

@@ -92,7 +92,9 @@ class Engine:
         self._routing = Routing()
         self.personal = personal_events(container.key_provider(), self)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
-        self._appender, self._snapshots = Appender(self.database), SnapshotWriter(self.database, self.settings.service)
+        self._appender = Appender(self.database)
+        ring = None if self.personal is None else self.personal.ring
+        self._snapshots = SnapshotWriter(self.database, self.settings.service, ring)
         self._services = Services(
             self.database, self._appender, self.registry, self._routing, limits, self._wake, self.personal
         )

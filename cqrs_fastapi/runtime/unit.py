@@ -42,6 +42,9 @@ class ApplicationUnitOfWork(UnitOfWork):
         await super().commit()
         self._tell()
         is_committed = self._session is None or self._session_is_ours  # else its owner has yet to commit
-        if is_committed and any(one.__snapshots__ is not None for one in self._aggregates.values()):
-            registry, now = self._services.registry, self._kernel.clock.now()
-            self._snapshots.take(snapshots_due(self._aggregates.values(), self._drafts, registry, self.tenant, now))
+        aggregates = self._aggregates.values()
+        if is_committed and any(one.__snapshots__ is not None for one in aggregates):
+            now, registry = self._kernel.clock.now(), self._services.registry
+            self._snapshots.take(
+                snapshots_due(aggregates, self._drafts, registry, self._disclosed, tenant=self.tenant, now=now)
+            )

@@ -10,8 +10,9 @@ import structlog
 
 from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.snapshot_form import SnapshotForm
-from cqrs_fastapi.eventstore.snapshots import Snapshot
+from cqrs_fastapi.eventstore.snapshots import Snapshot, to_bytes
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.unit_of_work.disclosures import Disclosures
 from cqrs_fastapi.unit_of_work.drafts import Draft
 
 log = structlog.get_logger("cqrs_fastapi")
@@ -21,11 +22,14 @@ def snapshots_due(
     aggregates: Iterable[Aggregate],
     drafts: Sequence[Draft],
     registry: EventRegistry,
+    disclosed: Disclosures,
+    *,
     tenant: str,
     now: datetime,
 ) -> list[Snapshot]:
-    """Of the aggregates whose events are among the drafts that were committed. It never raises, since the commit has
-    happened: an aggregate whose state would not come back as it is stays without, which is logged.
+    """In clear, with the keys that each is to be sealed with. Of the aggregates whose events are among the drafts that
+    were committed. It never raises, since the commit has happened: an aggregate whose state would not come back as it
+    is stays without, which is logged.
     """
     found: list[Snapshot] = []
     for aggregate in aggregates:
@@ -34,8 +38,9 @@ def snapshots_due(
             continue
         try:
             if (due := _due(aggregate, form, drafts)) is not None:
-                fingerprint, state = form.fingerprint_in(registry), form.dump(aggregate)
-                found.append(Snapshot(tenant, aggregate.stream, *due, fingerprint, state, now))
+                fingerprint, state = form.fingerprint_in(registry), to_bytes(form.dump(aggregate))
+                key_ids = aggregate.__loading__.key_ids | disclosed.key_ids_of(aggregate.recorded)
+                found.append(Snapshot(tenant, aggregate.stream, *due, fingerprint, state, now, key_ids))
         except Exception as error:  # noqa: BLE001  # whatever a policy or a serializer of the user's raises
             log.error("snapshot_not_taken", stream=aggregate.stream, error=str(error))
     return found

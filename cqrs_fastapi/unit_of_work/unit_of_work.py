@@ -15,9 +15,9 @@ from cqrs_fastapi.domain.aggregate import Aggregate
 from cqrs_fastapi.domain.finding.places import RootState
 from cqrs_fastapi.domain.finding.search import Search
 from cqrs_fastapi.domain.finding.streaming import stream_pages, stream_states
-from cqrs_fastapi.domain.repository import RevealHistory
+from cqrs_fastapi.domain.revealing import Reveals
 from cqrs_fastapi.domain.root_entity import RootEntity
-from cqrs_fastapi.domain.root_rows import rows_of
+from cqrs_fastapi.domain.root_rows import rows_of, subjects_of_rows
 from cqrs_fastapi.errors import ReadOnlyError
 from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
 from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, StoredEvent
@@ -30,10 +30,10 @@ from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.personal_data.key_ring import Within
 from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
 from cqrs_fastapi.storage.driver_errors import before_commit
-from cqrs_fastapi.storage.prepared import Row
 from cqrs_fastapi.unit_of_work.causes import current_metadata, next_metadata
 from cqrs_fastapi.unit_of_work.disclosures import Disclosures
 from cqrs_fastapi.unit_of_work.drafts import Draft, Prepared, prepare_rows
+from cqrs_fastapi.unit_of_work.revealing import UnitReveals
 from cqrs_fastapi.unit_of_work.savepoint import Savepoint, Undone
 from cqrs_fastapi.unit_of_work.services import Services
 from cqrs_fastapi.unit_of_work.writing import Work, write, write_beside
@@ -186,9 +186,9 @@ class UnitOfWork:
         return None if self._services.personal is None else self._reveal
 
     @property
-    def revealing_history(self) -> RevealHistory | None:
-        """The same for the rows that an aggregate is folded from."""
-        return None if self._services.personal is None else self._reveal_history
+    def reveals(self) -> Reveals | None:
+        """The same for what repositories load."""
+        return None if self._services.personal is None else UnitReveals(self, self._disclosed)
 
     async def prepare(self, scope: Scope) -> None:
         """Draft what was recorded and run in-transaction handlers on it, until nothing new appears."""
@@ -211,7 +211,11 @@ class UnitOfWork:
             self._drafts, services.registry, services.routing, services.limits, self._disclosed.keys
         )
         give_way(one.stream for one in prepared.appends)
-        if prepared.appends and (rows := rows_of(self._aggregates.values())):
+        if self._disclosed and (self._session is not None or self._joined):
+            self.join(self._disclosed.check(services.database.tables))
+        # After that, since what the library writes itself is encrypted.
+        conceal = partial(self._disclosed.conceal_row, self.tenant)
+        if prepared.appends and (rows := rows_of(self._aggregates.values(), conceal)):
             self.join(rows.writing(self._services.database.tables, self.tenant))
         try:
             await self._commit(prepared)
@@ -225,8 +229,6 @@ class UnitOfWork:
         if self._session is not None and self._read_only:
             await self._session.close()
             return
-        if self._disclosed and (self._session is not None or self._joined):
-            self.join(self._disclosed.check(self._services.database.tables))
         if self._session is not None:
             unit, database = self._unit(prepared), self._services.database
             await write_beside(self._session, database, unit, self._joined, is_ours=self._session_is_ours)
@@ -243,20 +245,19 @@ class UnitOfWork:
         other's rows and keys neither would ever go on.
         """
         events = self._disclosed.of(draft.event for draft in self._drafts)
-        if not events:
+        others = subjects_of_rows(self._aggregates.values())
+        if not events and not others:
             return
         if self._session is not None:
             with before_commit():
                 await self._session.flush()
-        await self._disclosed.find_keys(self.tenant, events, self._within())
+        await self._disclosed.find_keys(self.tenant, events, others, self.within())
 
     async def _reveal(self, stored: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
-        return await self._disclosed.reveal(self.tenant, stored, self._within())
+        return await self._disclosed.reveal(self.tenant, stored, self.within())
 
-    async def _reveal_history(self, stream: str, rows: Sequence[Row]) -> Sequence[Row]:
-        return await self._disclosed.reveal_history(self.tenant, stream, rows, self._within())
-
-    def _within(self) -> Within | None:
+    def within(self) -> Within | None:
+        """The transaction that is open, if there is one, for those who read and make keys."""
         if self._session is None:
             return None
         return Within(partial(self._services.database.run, self._session), self._session_is_ours)

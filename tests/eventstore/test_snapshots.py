@@ -388,9 +388,7 @@ async def _kept(bank: Bank) -> Snapshot:
     await bank.rows()
     tables = bank.cqrs.database.tables
     row = await bank.cqrs.database.read(lambda connection: connection.execute(tables.snapshots.select()).one())
-    return Snapshot(
-        row.tenant, row.stream, row.version, row.message_id, row.fingerprint, row.state.decode(), row.taken_at
-    )
+    return Snapshot(row.tenant, row.stream, row.version, row.message_id, row.fingerprint, row.state, row.taken_at)
 
 
 async def test_a_snapshot_that_cannot_be_read_is_ignored(bank: Bank) -> None:

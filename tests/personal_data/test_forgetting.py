@@ -59,10 +59,15 @@ async def run(cqrs: CQRS, statement: Any) -> None:
 
 async def put_snapshot(cqrs: CQRS, stream: str, *key_ids: UUID) -> None:
     listed = ", ".join(f'"{key_id}"' for key_id in key_ids)
-    row = {"stream": stream, "version": 1, "fingerprint": "f", "state": b"sealed", "subjects": f"[{listed}]"}
-    await run(
-        cqrs, insert(cqrs.database.tables.snapshots).values(**row, message_id=uuid4(), taken_at=cqrs.engine.clock.now())
-    )
+    row = {
+        "stream": stream,
+        "version": 1,
+        "message_id": uuid4(),
+        "fingerprint": "f",
+        "state": b"sealed",
+        "subjects": f"[{listed}]",
+    }
+    await run(cqrs, insert(cqrs.database.tables.snapshots).values(**row, taken_at=cqrs.engine.clock.now()))
 
 
 async def test_the_report_says_what_went(database_url: str) -> None:

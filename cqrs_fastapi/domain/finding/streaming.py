@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -65,6 +65,18 @@ async def stream_pages(
             yield state
         if (after := next_cursor(page, found)) is None:
             return
+
+
+async def in_parts(states: AsyncIterator[RootState], size: int) -> AsyncGenerator[list[RootState], None]:
+    """So many together; fewer at the end."""
+    part: list[RootState] = []
+    async for state in states:
+        part.append(state)
+        if len(part) >= size:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 class _Own:
