@@ -213,10 +213,11 @@ class UnitOfWork:
         give_way(one.stream for one in prepared.appends)
         if self._disclosed and (self._session is not None or self._joined):
             self.join(self._disclosed.check(services.database.tables))
-        # After that, since what the library writes itself is encrypted.
-        conceal = partial(self._disclosed.conceal_row, self.tenant)
-        if prepared.appends and (rows := rows_of(self._aggregates.values(), conceal)):
-            self.join(rows.writing(self._services.database.tables, self.tenant))
+        if prepared.appends and self._aggregates:
+            # After that, since what the library writes itself is encrypted.
+            rows = rows_of(self._aggregates.values(), partial(self._disclosed.conceal_row, self.tenant))
+            if rows:
+                self.join(rows.writing(services.database.tables, self.tenant))
         try:
             await self._commit(prepared)
         except ForgottenMeanwhileError as error:
