@@ -43,7 +43,7 @@ def _field(cls: type, name: str, annotation: Any) -> FieldCodec:
     if get_origin(of) in (EntitySet, ValueObjectSet):
         raise TypeError(
             f"{cls.__name__}.{name} is a set with personal data, and its members are told and stored one by one; write "
-            f"{name}: Tracked[Personal[list[...]]], whose value is encrypted as a whole"
+            f"{name}: Tracked[Annotated[list[...], PersonalData(forgotten=[])]], whose value is encrypted as a whole"
         )
     bare, personal = personal_field(cls, name, annotation, "id")
     return FieldCodec(cls.__name__, name, bare, initial, personal)

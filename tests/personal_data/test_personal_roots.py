@@ -193,7 +193,7 @@ def _wrong_placeholder() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_wrong_set, r"Wrong.contacts is a set with personal data.*write contacts: Tracked\[Personal\[list"),
+        (_wrong_set, r"Wrong.contacts is a set with personal data.*write contacts: Tracked\[Annotated\[list"),
         (_wrong_whole_set, "Wrong.tags is a set with personal data"),
         (_wrong_inside, r"Wrong.contact is not personal as a whole.*mark the whole field"),
         (_wrong_list, "Wrong.contacts is not personal as a whole"),
