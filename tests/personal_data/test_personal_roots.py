@@ -28,7 +28,7 @@ from cqrs_fastapi.personal_data.key_ring import SubjectForgottenError
 
 pytestmark = pytest.mark.anyio
 
-SECRETS = ("ada@example.org", "Crescent", "180")
+SECRETS = ("ada@example.org", "Crescent", "1804289383")
 
 
 async def invite(cqrs: CQRS, city: str = "London", email: str = SECRETS[0], street: str | None = "Crescent") -> UUID:
@@ -57,7 +57,7 @@ async def test_personal_fields_are_encrypted_in_events_and_rows(database_url: st
         assert not [one for one in (*SECRETS, "lovelace@example.org") if one in stored]
         assert "London" in stored
         created, changed = await history(cqrs, guest)
-        assert (created.fields.city, created.fields.email, created.fields.height) == ("London", SECRETS[0], 180)
+        assert (created.fields.city, created.fields.email, created.fields.height) == ("London", SECRETS[0], 1804289383)
         assert created.fields.home == Home(street="Crescent")
         assert changed.value == "lovelace@example.org"
         assert not is_forgotten(created, "email")
@@ -68,6 +68,9 @@ async def test_personal_fields_come_back_by_every_way_to_a_root(database_url: st
         emails = sorted(f"{number}@example.org" for number in range(3))
         for email in emails:
             await invite(cqrs, email=email)
+        # Nobody can fold them any more: the rows alone tell.
+        broken = update(cqrs.database.tables.events).values(data="{}")
+        await cqrs.database.write(lambda connection: connection.execute(broken).rowcount)
         assert sorted(await find(cqrs, "London")) == emails
     async with build(database_url).running(workers=()) as again:  # it has unwrapped no key yet
         assert sorted(await find(again, "London")) == emails
