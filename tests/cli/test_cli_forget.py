@@ -56,7 +56,7 @@ ADA = "0189a7a0-0000-7000-8000-000000000000"
 
 @pytest.fixture(autouse=True)
 def members(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (project / "members.py").write_text(PROGRAM)
+    (project / "club.py").write_text(PROGRAM)
     monkeypatch.setenv("CQRS_PERSONAL_DATA_KEYS", f"main:{base64.b64encode(bytes(32)).decode()}")
 
 
@@ -65,13 +65,13 @@ def cqrs(*arguments: str) -> Any:
 
 
 def email() -> object:
-    return json.loads(cqrs("send", "members:cqrs", "EmailOf", json.dumps({"id": ADA})).stdout)
+    return json.loads(cqrs("send", "club:cqrs", "EmailOf", json.dumps({"id": ADA})).stdout)
 
 
 def test_a_person_is_forgotten_and_the_report_is_printed() -> None:
-    cqrs("send", "members:cqrs", "Join", json.dumps({"id": ADA, "email": "ada@example.org"}))
+    cqrs("send", "club:cqrs", "Join", json.dumps({"id": ADA, "email": "ada@example.org"}))
     assert email() == "ada@example.org"
-    result = cqrs("forget", "members:cqrs", ADA)
+    result = cqrs("forget", "club:cqrs", ADA)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == f"forgotten: {ADA}"
@@ -85,7 +85,7 @@ def test_a_person_is_forgotten_and_the_report_is_printed() -> None:
 
 
 def test_the_report_of_a_repetition_has_the_same_time_as_json() -> None:
-    first, again = (json.loads(cqrs("forget", "members:cqrs", ADA, "--json").stdout) for _ in range(2))
+    first, again = (json.loads(cqrs("forget", "club:cqrs", ADA, "--json").stdout) for _ in range(2))
     assert first["forgotten_at"] == again["forgotten_at"]
     assert again["snapshots"] == 0
     assert again["rows"] == {}
