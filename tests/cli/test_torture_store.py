@@ -16,7 +16,7 @@ from sqlalchemy import Connection, create_engine, inspect
 from typer.testing import CliRunner
 
 from cqrs_fastapi.cli.main import app
-from cqrs_fastapi.errors import UnavailableError
+from cqrs_fastapi.errors import HistoryChangedError, UnavailableError
 from cqrs_fastapi.eventstore.decisions import read_matching
 from cqrs_fastapi.eventstore.horizon import Horizon, read_horizon
 from cqrs_fastapi.storage.tables import Tables
@@ -33,7 +33,7 @@ NOTHING = Faults(0, 0, 0, 0, 0, 0, 0, 0)
 def torture(url: str, *options: str) -> tuple[int, dict[str, str], str]:
     """The status, the rows by their names, and the last line."""
     result = CliRunner().invoke(app, ["torture-store", "--database-url", url, *options])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    assert result.stdout, result.output
     return result.exit_code, rows_of(result.stdout), result.stdout.splitlines()[-1]
 
 
@@ -135,6 +135,20 @@ def test_the_reader_of_this_library_is_caught_when_it_does_not_look_at_the_floor
     monkeypatch.setattr("cqrs_fastapi.eventstore.subscription.read_horizon", without_floors)
     status, rows, last = torture(postgres_url, "--seconds", "8", "--writers", "24", "--no-kills")
     assert (status, last) == (1, "BROKEN")
+    assert number(rows["lost"]) > 0
+
+
+def test_a_reader_that_finds_its_history_changed_stops_and_is_judged(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*_: object) -> None:
+        raise HistoryChangedError(reader="torture", found="another event", table="torture_checkpoints")
+
+    monkeypatch.setattr("cqrs_fastapi.testing.torture.readers._LIFE", 20)
+    monkeypatch.setattr("cqrs_fastapi.testing.torture.readers.verify", changed)
+    status, rows, last = torture(postgres_url, "--seconds", "2", "--writers", "4", "--no-kills", "--no-decisions")
+    assert (status, last) == (1, "BROKEN")
+    assert "1 HistoryChangedError of the reader" in rows["attempts"], rows
     assert number(rows["lost"]) > 0
 
 

@@ -43,14 +43,15 @@ def test_sigterm_drains_the_server_before_make_ends(checkout: Path) -> None:
     stand_in(checkout, "python", SERVER)
     with subprocess.Popen(("make", "run", "PORT=9"), cwd=checkout, stdout=subprocess.PIPE, text=True) as make:
         deadline = time.monotonic() + 30
-        while not (checkout / "serving").exists():
+        serving = checkout / "serving"
+        while not (serving.exists() and serving.read_text()):
             assert time.monotonic() < deadline, "the server was never started"
             time.sleep(0.05)
         make.send_signal(signal.SIGTERM)
         output, _ = make.communicate(timeout=30)
     assert output.splitlines()[-2:] == ["alembic upgrade head", "drained"]
     assert make.returncode == -signal.SIGTERM
-    assert (checkout / "serving").read_text() == "-m example_app.entrypoints.serve --host 127.0.0.1 --port 9"
+    assert serving.read_text() == "-m example_app.entrypoints.serve --host 127.0.0.1 --port 9"
 
 
 def test_a_server_that_fails_makes_make_fail(checkout: Path) -> None:

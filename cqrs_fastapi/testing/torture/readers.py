@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, func, select
 
 from cqrs_fastapi.clock import Clock
-from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
+from cqrs_fastapi.errors import HistoryChangedError, UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.eventstore.checkpoints import (
     Checkpoint,
     CheckpointMovedError,
@@ -80,6 +80,9 @@ class FloorReader:
                 await self._follow()
             except (UnavailableError, UnknownOutcomeError, HistoryMovedError, CheckpointMovedError):
                 await asyncio.sleep(_AWAY)
+            except HistoryChangedError as error:
+                self._ledger.outcomes[f"{type(error).__name__} of the reader"] += 1
+                return  # as a reader does: what it has not delivered is judged as lost
             except DRIVER_ERRORS as error:
                 self._ledger.outcomes[f"{type(error).__name__} of the reader"] += 1
                 await asyncio.sleep(_AWAY)
