@@ -10,7 +10,6 @@ from sqlalchemy import (
     Column,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -23,7 +22,9 @@ from sqlalchemy import (
 from cqrs_fastapi.storage.column_types import JsonText, UtcDateTime
 from cqrs_fastapi.storage.columns import moment, position, tenant, text
 from cqrs_fastapi.storage.domain_tables import root_states_table, snapshots_table, subject_keys_table
+from cqrs_fastapi.storage.inbox_tables import blocked_keys_table, dead_letters_table, inbox_table
 from cqrs_fastapi.storage.names import Names
+from cqrs_fastapi.storage.outbox_tables import outbox_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,10 @@ def build_tables(metadata: MetaData, prefix: str = "cqrs_", schema: str | None =
         tags=_tags(metadata, names),
         event_tags=_event_tags(metadata, names),
         idempotency=_idempotency(metadata, names),
-        outbox=_outbox(metadata, names),
-        inbox=_inbox(metadata, names),
-        dead_letters=_dead_letters(metadata, names),
-        blocked_keys=_blocked_keys(metadata, names),
+        outbox=outbox_table(metadata, names),
+        inbox=inbox_table(metadata, names),
+        dead_letters=dead_letters_table(metadata, names),
+        blocked_keys=blocked_keys_table(metadata, names),
         checkpoints=_checkpoints(metadata, names),
         job_runs=_job_runs(metadata, names),
         leases=_leases(metadata, names),
@@ -153,84 +154,6 @@ def _idempotency(metadata: MetaData, names: Names) -> Table:
         moment("created_at"),
         PrimaryKeyConstraint("tenant", "user_id", "key", "command", "ordinal", name=names.of("idempotency_pk")),
         Index(names.of("idempotency_created_at_ix"), "created_at"),
-        schema=names.schema,
-    )
-
-
-def _outbox(metadata: MetaData, names: Names) -> Table:
-    return Table(
-        names.of("outbox"),
-        metadata,
-        position(),
-        Column("id", Uuid, nullable=False),
-        text("aggregatetype"),
-        text("aggregateid"),
-        text("type"),
-        text("topic"),
-        Column("key", Text),
-        Column("bucket", Integer, nullable=False),
-        Column("headers", JsonText, nullable=False),
-        Column("payload", LargeBinary, nullable=False),
-        Column("attempts", Integer, nullable=False, server_default="0"),
-        moment("available_at"),
-        tenant(),
-        moment("created_at"),
-        PrimaryKeyConstraint("position", name=names.of("outbox_pk")),
-        UniqueConstraint("id", name=names.of("outbox_id_key")),
-        Index(names.of("outbox_bucket_position_ix"), "bucket", "position"),
-        schema=names.schema,
-        sqlite_autoincrement=True,
-    )
-
-
-def _inbox(metadata: MetaData, names: Names) -> Table:
-    return Table(
-        names.of("inbox"),
-        metadata,
-        text("consumer"),
-        Column("message_id", Uuid, nullable=False),
-        text("status"),
-        moment("received_at"),
-        PrimaryKeyConstraint("consumer", "message_id", name=names.of("inbox_pk")),
-        Index(names.of("inbox_received_at_ix"), "received_at"),
-        schema=names.schema,
-    )
-
-
-def _dead_letters(metadata: MetaData, names: Names) -> Table:
-    return Table(
-        names.of("dead_letters"),
-        metadata,
-        Column("id", Uuid, nullable=False),
-        text("consumer"),
-        Column("message_id", Uuid),
-        text("topic"),
-        Column("partition", Integer, nullable=False),
-        Column("offset", BigInteger, nullable=False),
-        Column("key", LargeBinary),
-        Column("headers", JsonText, nullable=False),
-        Column("payload", LargeBinary, nullable=False),
-        text("code"),
-        text("error"),
-        text("traceback"),
-        Column("attempts", Integer, nullable=False, server_default="0"),
-        moment("parked_at"),
-        tenant(),
-        PrimaryKeyConstraint("id", name=names.of("dead_letters_pk")),
-        Index(names.of("dead_letters_parked_at_ix"), "consumer", "parked_at"),
-        schema=names.schema,
-    )
-
-
-def _blocked_keys(metadata: MetaData, names: Names) -> Table:
-    return Table(
-        names.of("blocked_keys"),
-        metadata,
-        text("owner"),
-        text("key"),
-        text("reason"),
-        moment("blocked_at"),
-        PrimaryKeyConstraint("owner", "key", name=names.of("blocked_keys_pk")),
         schema=names.schema,
     )
 
