@@ -37,8 +37,8 @@ run: setup ## migrate the database and serve the example application
 	$(BIN)/alembic upgrade head
 	@exec $(BIN)/python -m example_app.entrypoints.serve --host $(HOST) --port $(PORT)
 
-test: setup ## run the tests; real servers are started as needed
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## run the tests on all cores; real servers are started as needed
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: setup ## lint, formatting, types and layers
 	$(BIN)/ruff check
