@@ -23,6 +23,7 @@ from cqrs_fastapi.eventstore.repeats import StoredRecords
 from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.inbox.consumer import Consumer
 from cqrs_fastapi.inbox.handling import Handlings
+from cqrs_fastapi.inbox.starts import Reader
 from cqrs_fastapi.inbox.taking_in import take_in
 from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.injection import Injector
@@ -105,6 +106,11 @@ class Engine:
     @property
     def registry(self) -> EventRegistry:
         return self._assembled.registry
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """The durable handlers as the store knows them."""
+        return self._reading.starts.readers
 
     async def open(self) -> None:
         """See `Application.open`."""
