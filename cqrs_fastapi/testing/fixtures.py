@@ -1,7 +1,7 @@
 """Fixtures for pytest.
 
-In a `conftest.py`: `pytest_plugins = ["cqrs_fastapi.testing.fixtures"]`, and a fixture `cqrs` that gives the application.
-Tests that use them are marked with `anyio`.
+A `conftest.py` names them, `pytest_plugins = ["cqrs_fastapi.testing.fixtures"]`, and has a fixture `cqrs` that gives
+the application. Tests that use them are marked with `anyio`.
 """
 
 from __future__ import annotations
