@@ -119,7 +119,7 @@ class Database:
         return await self._backend.write_few(work)
 
     async def write_once(self, work: Callable[[Connection], T]) -> T:
-        """As `write_few`, for a work of one statement: PostgreSQL runs it as a transaction of its own, in one round trip.
+        """As `write_few`, for a work of one statement: a transaction of its own on PostgreSQL, and one round trip.
 
         UnknownOutcomeError also where the connection was found dead, so it may only be what can be done twice.
         """
