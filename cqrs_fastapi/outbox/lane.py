@@ -19,22 +19,15 @@ from cqrs_fastapi.brokers.broker import Publisher
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.outbox.asides import Asides
 from cqrs_fastapi.outbox.buckets import buckets_of, share_of
 from cqrs_fastapi.outbox.claiming import Passed, claim, settle
 from cqrs_fastapi.outbox.holds import Holds, pause_after
-from cqrs_fastapi.outbox.parked_keys import (
-    aside,
-    names_aside,
-    open_when_empty,
-    park_followers,
-    park_refused,
-    parked_of,
-)
+from cqrs_fastapi.outbox.parked_keys import park_refused
 from cqrs_fastapi.outbox.pending import Pending
-from cqrs_fastapi.outbox.routing import bucket_of
 from cqrs_fastapi.outbox.sending import Sent, publish, told_apart
 from cqrs_fastapi.outbox.shares import Shares
-from cqrs_fastapi.outbox.sweeping import CHUNK, look, sweep
+from cqrs_fastapi.outbox.sweeping import look, sweep
 from cqrs_fastapi.storage import leases
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.leases import Lease, LeaseLostError
@@ -42,8 +35,6 @@ from cqrs_fastapi.storage.leases import Lease, LeaseLostError
 log = structlog.get_logger("cqrs_fastapi")
 
 LANES = 2
-AT_ONCE = 50
-"""Keys that were put aside and are tried again together."""
 SWEPT_EVERY = 1.0
 """Seconds between two looks at what is in the way, unless something was just parked."""
 
@@ -71,6 +62,7 @@ class Lane:
     clock: Clock
     ids: IdFactory
     holds: Holds
+    asides: Asides
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     failed: int = 0
@@ -80,10 +72,6 @@ class Lane:
     _is_swept: bool = False
     """Whether nothing can have come into the way since the last look."""
     _next_due: float | None = None
-    _known: set[int] = field(default_factory=set)
-    """Shares whose keys aside were read."""
-    _aside: dict[str, int] = field(default_factory=dict)
-    """Keys that were put aside, with their shares."""
 
     async def run(self, publisher: Publisher, stop: asyncio.Event) -> None:
         """Until `stop` is set; then what is held is given back."""
@@ -107,12 +95,13 @@ class Lane:
         shares = self._mine(self.shares.usable())
         if not shares:
             return self.shares.pause
-        await self._learn(shares)
+        await self.asides.learn(shares)
         buckets = self._in_turn(buckets_of(shares))
         # Before the claim: what was read under a lease that is lost meanwhile may be another's by now.
         held = self.shares.leases_of(buckets)
         batch = [] if self.holds.is_full else await self._claim(buckets)
-        batch = batch or await self._claim_aside(shares)
+        if not batch and not self.holds.is_full:
+            batch = await self.asides.claim(held, self.holds, self.orders.batch)
         if batch:
             self.idle.clear()
             await self._send(publisher, batch, held, stop)
@@ -125,17 +114,6 @@ class Lane:
         self.idle.set()
         return self._pause()
 
-    async def _learn(self, shares: Sequence[int]) -> None:
-        """Of shares that are new here, which keys another relay has put aside."""
-        self._known &= set(shares)
-        self._aside = {name: share for name, share in self._aside.items() if share in self._known}
-        new = set(shares) - self._known
-        if new:
-            names = await self.database.read(partial(names_aside, tables=self.database.tables))
-            shares_of = {name: share_of(bucket_of(name.partition("/")[2])) for name in names}
-            self._aside.update({name: share for name, share in shares_of.items() if share in new})
-            self._known |= new
-
     async def _claim(self, buckets: Sequence[int]) -> list[Pending]:
         work = partial(
             claim,
@@ -146,58 +124,13 @@ class Lane:
         )
         batch = await self.database.read(work)
         if self.holds and len(batch) < self.orders.batch:
-            names = {one.name for one in batch}.union(self._aside)
+            names = {one.name for one in batch}.union(self.asides.names)
             self.holds.forget_but(names, {one.partition("/")[0] for one in names})
         if batch:
             # What was not reached in this turn comes first in the next.
             last = max(batch, key=lambda one: buckets.index(one.bucket)).bucket
             self._turn = last + 1 if len(batch) >= self.orders.batch else self._turn
         return batch
-
-    async def _claim_aside(self, shares: Sequence[int]) -> list[Pending]:
-        """The first rows of keys that were put aside and may be tried again."""
-        waiting = {*self.holds.waiting_keys(), *self.holds.waiting_topics()}
-        due = [
-            name
-            for name, share in self._aside.items()
-            if share in shares and name not in waiting and name.partition("/")[0] not in waiting
-        ]
-        if not due or self.holds.is_full:
-            return []
-
-        def work(connection: Connection) -> tuple[list[Pending], list[str]]:
-            found: list[Pending] = []
-            done: list[str] = []
-            parked = parked_of(connection, self.database.tables, due)
-            for name in due[:AT_ONCE]:
-                rows = [] if name in parked else aside(connection, self.database.tables, name, self.orders.batch)
-                found += rows
-                if not rows:
-                    done.append(name)
-                if len(found) >= self.orders.batch:
-                    break
-            return found, done
-
-        found, done = await self.database.read(work)
-        for name in done:
-            await self._open(name)
-        return sorted(found)
-
-    async def _open(self, name: str) -> None:
-        """Nothing of the key is aside any more, or what is aside is behind a message that was parked."""
-        lease, tables = self.shares.held.get(self._aside[name]), self.database.tables
-        if lease is None:
-            return
-
-        def work(connection: Connection) -> bool:
-            leases.fenced(connection, tables, lease)
-            rest = [one.position for one in aside(connection, tables, name, CHUNK)]
-            if rest and not park_followers(connection, tables, rest, ids=self.ids, now=self.clock.now()):
-                return False  # it was put back meanwhile
-            return open_when_empty(connection, tables, name)
-
-        if await self.database.write(work):
-            self._aside.pop(name, None)
 
     async def _send(
         self, publisher: Publisher, batch: Sequence[Pending], held: Mapping[int, Lease], stop: asyncio.Event
@@ -297,7 +230,7 @@ class Lane:
             sweep(connection, tables, found, set(held), buckets, ids=self.ids, now=self.clock.now())
 
         await self.database.write(work)
-        self._aside.update({name: share_of(one.bucket) for one, name in found.aside if share_of(one.bucket) in held})
+        self.asides.names.update({name: share for one, name in found.aside if (share := share_of(one.bucket)) in held})
         self._swept_at = float("-inf")
         return True
 

@@ -14,6 +14,7 @@ from cqrs_fastapi.brokers.broker import Broker, Publisher
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.outbox.asides import Asides
 from cqrs_fastapi.outbox.buckets import SHARES, buckets_of, require_same_buckets
 from cqrs_fastapi.outbox.claiming import Passed, claim
 from cqrs_fastapi.outbox.holds import Holds, pause_after
@@ -30,6 +31,14 @@ REPORTED_EVERY = 10.0
 POLL_WHEN_TOLD = 10.0
 """Seconds between two looks for work where every process tells of its commits."""
 _LOOKED_EVERY = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """What a relay was told for this run: topics (None: all) and messages at once (None: as the settings say)."""
+
+    topics: tuple[str, ...] | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +68,7 @@ class Relay:
     ids: IdFactory
     owner: UUID
     name: str = "relay"
-    topics: tuple[str, ...] | None = None
-    """Only these are sent; None sends all."""
+    only: Only = field(default_factory=Only)
     around: Surroundings = field(default_factory=Surroundings)
     _lanes: tuple[Lane, ...] = ()
 
@@ -113,7 +121,7 @@ class Relay:
             return all(lane.idle.is_set() or lane.failed for lane in self._lanes)
         if not self._lanes or not all(lane.idle.is_set() for lane in self._lanes):
             return False
-        tables, passed = self.database.tables, Passed(wanted=self.topics)
+        tables, passed = self.database.tables, Passed(wanted=self.only.topics)
         everywhere = buckets_of(range(SHARES))
         work = partial(claim, tables=tables, buckets=everywhere, at_most=1, passed=passed)
         return not await self.database.read(work)
@@ -136,9 +144,11 @@ class Relay:
 
     def _lane(self, number: int, shares: Shares) -> Lane:
         loop = asyncio.get_running_loop()
-        settings = self.settings
-        orders = Orders(settings.relay_batch, self.topics, settings.topic_grace.total_seconds(), self._poll)
-        return Lane(number, self.database, shares, orders, self.clock, self.ids, Holds(loop.time))
+        settings, only = self.settings, self.only
+        batch = only.batch or settings.relay_batch
+        orders = Orders(batch, only.topics, settings.topic_grace.total_seconds(), self._poll)
+        asides = Asides(self.database, self.clock, self.ids, only.topics)
+        return Lane(number, self.database, shares, orders, self.clock, self.ids, Holds(loop.time), asides)
 
     def _poll(self) -> float:
         return POLL_WHEN_TOLD if self.around.hears() else self.settings.relay_poll.total_seconds()
