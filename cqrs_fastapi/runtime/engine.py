@@ -200,9 +200,7 @@ class Engine:
 
     def relay(self, only: Only) -> Relay:
         """A new relay, of which readiness tells from now on."""
-        if self._relaying.probe not in self._probes:
-            self._probes.append(self._relaying.probe)
-        return self._relaying.relay(only)
+        return self._relaying.relay(only, self._probes)
 
     def _consumer(self) -> Worker:
         group = self.settings.service
@@ -248,7 +246,6 @@ class Engine:
         return ApplicationUnitOfWork(self._services, scope, session, self._reading, self._snapshots)
 
     def _wake_here(self) -> None:
-        """Something was committed elsewhere."""
         self._reading.horizon.wake()
         self._relaying.wake_here()
 

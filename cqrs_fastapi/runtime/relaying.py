@@ -30,8 +30,10 @@ class Relaying:
         self._relay: Relay | None = None
         self.probe = Probe("outbox", self._tell, only_informs=True)
 
-    def relay(self, only: Only) -> Relay:
-        """A new relay; from now on it is the one that is woken."""
+    def relay(self, only: Only, probes: list[Probe]) -> Relay:
+        """A new relay; from now on it is the one that is woken, and readiness tells of it by these probes."""
+        if self.probe not in probes:
+            probes.append(self.probe)
         # Importing the metrics looks at the process, which importing this library must not do.
         from cqrs_fastapi.runtime.outbox_gauges import OutboxGauges  # noqa: PLC0415
 

@@ -82,34 +82,39 @@ class Wakeups:
             driver: Any = (await connection.get_raw_connection()).driver_connection
             # It is not the pool's any more: it would be given to somebody who asks for a short statement.
             await connection.run_sync(Connection.detach)
-            lost = asyncio.Event()
-            driver.add_termination_listener(lambda _: lost.set())
-            await driver.add_listener(self._channel, self._on_notification)
-            self._hears = True
-            self._heard()
+            driver.add_termination_listener(lambda _: self._told.set())
             try:
-                await self._tell_on(driver, lost)
+                await driver.add_listener(self._channel, self._on_notification)
+                self._hears = True
+                self._heard()
+                await self._tell_on(driver)
             finally:
                 driver.terminate()
 
-    async def _tell_on(self, driver: Any, lost: asyncio.Event) -> None:
-        ended = asyncio.ensure_future(lost.wait())
+    async def _tell_on(self, driver: Any) -> None:
         try:
-            while not ended.done():
-                telling = asyncio.ensure_future(self._told.wait())
-                await asyncio.wait({telling, ended}, timeout=CHECKED_EVERY, return_when=asyncio.FIRST_COMPLETED)
-                telling.cancel()
-                if self._told.is_set():
-                    self._told.clear()
-                    await driver.execute(_TELL, self._channel, timeout=_ANSWER_SECONDS)
+            while not driver.is_closed():
+                if await self._is_told():
+                    await self._tell(driver)
                     await asyncio.sleep(GAP)
-                elif not ended.done():
+                else:
                     await driver.execute("SELECT 1", timeout=_ANSWER_SECONDS)
         finally:
-            ended.cancel()
             if self._told.is_set() and not driver.is_closed():
-                self._told.clear()
-                await driver.execute(_TELL, self._channel, timeout=_ANSWER_SECONDS)
+                await self._tell(driver)
+
+    async def _tell(self, driver: Any) -> None:
+        self._told.clear()
+        if not driver.is_closed():
+            await driver.execute(_TELL, self._channel, timeout=_ANSWER_SECONDS)
+
+    async def _is_told(self) -> bool:
+        """False if nothing happens for a while."""
+        try:
+            async with asyncio.timeout(CHECKED_EVERY):
+                return await self._told.wait()
+        except TimeoutError:
+            return False
 
     def _on_notification(self, connection: Any, process: int, _channel: str, _payload: str) -> None:
         if process != connection.get_server_pid():  # its own, which its process was told of directly
