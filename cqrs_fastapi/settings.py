@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     relay_batch: int = Field(default=500, ge=1)
     relay_poll: timedelta = timedelta(milliseconds=500)
     """The relay is woken by its own process after a commit; polling finds what other processes wrote."""
+    topic_grace: timedelta = timedelta(minutes=1)
+    """How long the broker may not know a topic before what is sent to it is parked as a dead letter; not ready
+    meanwhile."""
     topic_partitions: int = Field(default=6, ge=1)
     topic_replication: int = Field(default=1, ge=1)
     create_topics: bool = True

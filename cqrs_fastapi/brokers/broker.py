@@ -40,6 +40,8 @@ class Delivery(Enum):
     ACKNOWLEDGED = "acknowledged"
     HELD = "held"
     """Not sent, or its fate is unknown: send it again later, and nothing of its key before it."""
+    UNKNOWN_TOPIC = "unknown_topic"
+    """HELD, since the broker knows no such topic yet; a relay gives it up when that stays so."""
     REFUSED = "refused"
     """Never acceptable as it is (too large, not authorised, an invalid topic): sending it again cannot help."""
 

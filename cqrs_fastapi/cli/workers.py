@@ -11,6 +11,7 @@ from cqrs_fastapi.cli.health_server import serving_health
 from cqrs_fastapi.cli.signals import stop_by_signal
 from cqrs_fastapi.cli.target import Target, load
 from cqrs_fastapi.errors import ConfigurationError
+from cqrs_fastapi.outbox.relay import Only
 from cqrs_fastapi.runtime.application import Application
 from cqrs_fastapi.settings import WorkerName
 
@@ -19,15 +20,46 @@ Port = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="The address to serve on; 0.0.0.0 where probes come from outside.")]
 
+Once = Annotated[bool, typer.Option("--once", help="Send what is due, then end.")]
+Topics = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Send what goes to these topics, and leave the rest.", show_default=False),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(min=1, max=10_000, help="Messages at once; CQRS_RELAY_BATCH if left out.", show_default=False),
+]
+
 _IN_PROCESS = {
     "relay": "a relay on memory:// in its own process would send to nobody",
     "consumer": "a consumer on memory:// in its own process would receive nothing",
 }
 
 
-def relay(target: Target, port: Port = None, host: Host = "127.0.0.1") -> None:
-    """Send what waits in the outbox, until SIGTERM. Several may run at once."""
-    asyncio.run(run_worker(load(target), "relay", host, port))
+def relay(  # noqa: PLR0917  # typer makes options of parameters
+    target: Target,
+    port: Port = None,
+    host: Host = "127.0.0.1",
+    once: Once = False,
+    topics: Topics = None,
+    batch: Batch = None,
+) -> None:
+    """Send what waits in the outbox, until SIGTERM. Several may run at once: each has a share of the keys.
+
+    With --once, status 0 if all that was due is sent, and 1 if something could not be.
+    """
+    application = load(target)
+    wanted = None if topics is None else tuple(topic.strip() for topic in topics.split(",") if topic.strip())
+    only = Only(wanted, batch)
+    if once:
+        raise typer.Exit(0 if asyncio.run(_send_once(application, only)) else 1)
+    asyncio.run(run_worker(application, "relay", host, port, only=only))
+
+
+async def _send_once(application: Application, only: Only) -> bool:
+    _refuse_lonely(application, "relay")
+    async with application.running(workers=()):
+        return await application.engine.relay(only).run_once()
 
 
 def consume(target: Target, port: Port = None, host: Host = "127.0.0.1") -> None:
@@ -40,17 +72,20 @@ def schedule(target: Target, port: Port = None, host: Host = "127.0.0.1") -> Non
     asyncio.run(run_worker(load(target), "scheduler", host, port))
 
 
-async def run_worker(application: Application, worker: WorkerName, host: str, port: int | None) -> None:
+async def run_worker(
+    application: Application, worker: WorkerName, host: str, port: int | None, *, only: Only | None = None
+) -> None:
     """Run one worker until a signal comes; then it may finish what it holds, for at most `drain_timeout`.
 
-    ConfigurationError before anything has run. Readiness is served until the worker has stopped.
+    ConfigurationError before anything has run. Readiness is served until the worker has stopped. A relay sends
+    `only` that.
     """
     _refuse_lonely(application, worker)
     with stop_by_signal() as stop:
         await application.open()
         try:
             async with serving_health(application, host, port):
-                await application.start_workers((worker,))
+                await application.start_workers((worker,), only=only)
                 try:
                     await stop.wait()
                 finally:

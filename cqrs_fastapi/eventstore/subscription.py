@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -25,6 +25,8 @@ log = structlog.get_logger("cqrs_fastapi")
 PAGE = 1_000
 LONGEST_POLL = 1.0
 """Seconds between two looks at a store in which nothing happens."""
+LONGEST_POLL_WHEN_TOLD = 10.0
+"""The same where every process tells of its commits."""
 SOONEST_LOOK = 0.01
 """Seconds between two looks at a store in which much happens: the commits between them are found together."""
 _SLOWER = 1.5
@@ -67,12 +69,15 @@ class Batch:
 class SharedHorizon:
     """W for all subscriptions of a process: whoever waits longest looks for the others too, and nobody looks twice.
 
-    Looks follow each other at `poll`, at once after `wake`, and more and more slowly, down to one in a second, while
-    nothing happens. A database that is away is waited for. It belongs to one event loop.
+    Looks follow each other at `poll`, at once after `wake`, and more and more slowly while nothing happens: down to one
+    in a second, or in ten where it is woken by other processes too. A database that is away is waited for. It belongs
+    to one event loop.
     """
 
-    def __init__(self, database: Database, poll: timedelta) -> None:
+    def __init__(self, database: Database, poll: timedelta, hears: Callable[[], bool] = lambda: False) -> None:
+        """`hears` says whether it is woken by the commits of other processes too."""
         self._database = database
+        self._hears = hears
         self._poll = poll.total_seconds()
         self._latest: Horizon | None = None
         self._turn = asyncio.Lock()
@@ -130,7 +135,8 @@ class SharedHorizon:
         loop = asyncio.get_running_loop()
         if self._latest is None and not self._is_away:
             return
-        interval = max(self._poll, min(LONGEST_POLL, self._poll * _SLOWER ** min(self._idle, 32)))
+        longest = LONGEST_POLL_WHEN_TOLD if self._hears() else LONGEST_POLL
+        interval = max(self._poll, min(longest, self._poll * _SLOWER ** min(self._idle, 32)))
         try:
             async with asyncio.timeout_at(self._looked_at + interval):
                 await self._woken.wait()

@@ -3,40 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection
 
-from cqrs_fastapi.brokers.broker import Broker, Delivery, Outcome, Publisher
+from cqrs_fastapi.brokers.broker import Broker, Publisher
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.identity import IdFactory
-from cqrs_fastapi.outbox.parked_keys import ParkedKeys
-from cqrs_fastapi.outbox.rows import Pending, next_batch, remove
+from cqrs_fastapi.outbox.asides import Asides
+from cqrs_fastapi.outbox.buckets import SHARES, buckets_of, require_same_buckets
+from cqrs_fastapi.outbox.claiming import Passed, claim
+from cqrs_fastapi.outbox.holds import Holds, pause_after
+from cqrs_fastapi.outbox.lane import LANES, Lane, Orders
+from cqrs_fastapi.outbox.pending import Backlog, backlog
+from cqrs_fastapi.outbox.shares import Shares
 from cqrs_fastapi.settings import Settings
-from cqrs_fastapi.storage import leases
 from cqrs_fastapi.storage.database import Database
-from cqrs_fastapi.storage.leases import Lease, LeaseLostError
 
 log = structlog.get_logger("cqrs_fastapi")
 
-LEASE = timedelta(seconds=3)
-_LONGEST_PAUSE = 5.0
-_FIRST_PAUSE = 0.05
-_GRACE = 1.0
+REPORTED_EVERY = 10.0
+"""Seconds between two looks at how much waits, for metrics."""
+POLL_WHEN_TOLD = 10.0
+"""Seconds between two looks for work where every process tells of its commits."""
+_LOOKED_EVERY = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """What a relay was told for this run: topics (None: all) and messages at once (None: as the settings say)."""
+
+    topics: tuple[str, ...] | None = None
+    batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a relay is told of: `hears` whether this process hears of all commits, `report` takes how much waits, and
+    `tell` wakes other relays.
+    """
+
+    hears: Callable[[], bool] = lambda: False
+    report: Callable[[Backlog], None] = lambda _: None
+    tell: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
 class Relay:
-    """One relay works at a time, by a lease; another takes over when it stops or dies.
+    """Any number of relays work at once: each has its share of the buckets of keys, by leases.
 
-    Per key, messages are sent in the order of their commits. A message may be sent again when a relay dies between the
-    broker's acknowledgement and the delete; the header `message-id` stays the same.
+    Per key, messages are sent in the order of their commits where their writers are serialised. A message may be sent
+    again when a relay dies between the broker's acknowledgement and the delete; the header `message-id` stays the same.
+    A relay that dies is replaced in about a second, one that is stopped at once.
     """
 
     database: Database
@@ -46,157 +68,156 @@ class Relay:
     ids: IdFactory
     owner: UUID
     name: str = "relay"
-    _woken: asyncio.Event = field(default_factory=asyncio.Event)
-    _lease: Lease | None = None
-    _renewed_at: float = 0.0
-    _failures: int = 0
+    only: Only = field(default_factory=Only)
+    around: Surroundings = field(default_factory=Surroundings)
+    _lanes: tuple[Lane, ...] = ()
 
     def wake(self) -> None:
-        """Something was committed: look now instead of at the next poll."""
-        self._woken.set()
+        """Something was committed, or shares became free: look now instead of at the next poll."""
+        for lane in self._lanes:
+            lane.woken.set()
+
+    def unknown_topics(self) -> list[str]:
+        """Topics that the broker does not know, and that have not been given up yet."""
+        return sorted({topic for lane in self._lanes for topic in lane.holds.unknown_since})
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Relay until `stop` is set, then give the lease back so that another takes over at once."""
+        """Relay until `stop` is set, then give every share back so that others take them at once.
+
+        ConfigurationError if the outbox was written by code that spreads keys otherwise.
+        """
+        shares = Shares(self.database, self.settings.service, self.owner)
+        if not await self._join(shares, stop):
+            return
+        self._lanes = tuple(self._lane(number, shares) for number in range(LANES))
+        ended = asyncio.Event()
+        working = [asyncio.ensure_future(self._work(lane, stop)) for lane in self._lanes]
+        helping = [asyncio.ensure_future(self._keep(shares, ended)), asyncio.ensure_future(self._tell_backlog(ended))]
+        try:
+            # Ends when all lanes have ended, or with the first error of anybody.
+            await _first_error_or_all(working, helping)
+        finally:
+            ended.set()
+            await _end([*working, *helping])
+            await self._leave(shares)
+            self._lanes = ()
+
+    async def run_once(self) -> bool:
+        """Send what is due, together with other relays if there are any; False if something could not be sent."""
+        stop = asyncio.Event()
+        running = asyncio.ensure_future(self.run(stop))
+        try:
+            while not running.done() and not await self._is_done():
+                await asyncio.wait({running}, timeout=_LOOKED_EVERY)
+            failed = sum(lane.failed for lane in self._lanes)
+        finally:
+            stop.set()
+            await asyncio.wait({running})
+        running.result()
+        return failed == 0
+
+    async def _is_done(self) -> bool:
+        if any(lane.failed for lane in self._lanes):
+            return all(lane.idle.is_set() or lane.failed for lane in self._lanes)
+        if not self._lanes or not all(lane.idle.is_set() for lane in self._lanes):
+            return False
+        tables, passed = self.database.tables, Passed(wanted=self.only.topics)
+        everywhere = buckets_of(range(SHARES))
+        work = partial(claim, tables=tables, buckets=everywhere, at_most=1, passed=passed)
+        return not await self.database.read(work)
+
+    async def _join(self, shares: Shares, stop: asyncio.Event) -> bool:
+        """Wait for the database; False if the relay was stopped meanwhile."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                await self.database.write(partial(require_same_buckets, tables=self.database.tables))
+                await shares.join()
+                await shares.beat()
+            except (UnavailableError, UnknownOutcomeError) as error:
+                failures += 1
+                log.warning("relay_waits", attempt=failures, error=str(error))
+                await _is_set_within(stop, pause_after(failures))
+            else:
+                return True
+        return False
+
+    def _lane(self, number: int, shares: Shares) -> Lane:
+        loop = asyncio.get_running_loop()
+        settings, only = self.settings, self.only
+        batch = only.batch or settings.relay_batch
+        orders = Orders(batch, only.topics, settings.topic_grace.total_seconds(), self._poll)
+        asides = Asides(self.database, self.clock, self.ids, only.topics)
+        return Lane(number, self.database, shares, orders, self.clock, self.ids, Holds(loop.time), asides)
+
+    def _poll(self) -> float:
+        return POLL_WHEN_TOLD if self.around.hears() else self.settings.relay_poll.total_seconds()
+
+    async def _work(self, lane: Lane, stop: asyncio.Event) -> None:
         publisher = await self._publisher(stop)
         if publisher is None:
             return
         try:
-            while not stop.is_set():
-                await self._step(publisher, stop)
+            await lane.run(publisher, stop)
         finally:
             await publisher.close()
-            await self._release()
 
     async def _publisher(self, stop: asyncio.Event) -> Publisher | None:
+        failures = 0
         while not stop.is_set():
             try:
                 return await self.broker.publisher()
             except UnavailableError as error:
-                await self._failed(error, stop)
+                failures += 1
+                log.warning("relay_waits", attempt=failures, error=str(error))
+                await _is_set_within(stop, pause_after(failures))
         return None
 
-    async def _step(self, publisher: Publisher, stop: asyncio.Event) -> None:
-        self._woken.clear()
+    async def _keep(self, shares: Shares, ended: asyncio.Event) -> None:
+        """Renew what is held and watch the others, beat by beat."""
+        while not await _is_set_within(ended, shares.pause):
+            try:
+                changed = await shares.beat()
+            except (UnavailableError, UnknownOutcomeError) as error:
+                log.warning("shares_not_renewed", error=str(error))
+                continue
+            if changed or shares.leaving:
+                self.wake()
+
+    async def _tell_backlog(self, ended: asyncio.Event) -> None:
+        while not await _is_set_within(ended, REPORTED_EVERY):
+            try:
+                self.around.report(await self.database.read(partial(backlog, tables=self.database.tables)))
+            except UnavailableError as error:
+                log.warning("backlog_unknown", error=str(error))
+
+    async def _leave(self, shares: Shares) -> None:
         try:
-            if not await self._hold():
-                await self._sleep(LEASE.total_seconds() / 3, stop)
-                return
-            batch = await self._claim()
-            outcomes = await self._publish(publisher, batch, stop) if batch else ()
-            progress = await self._record(batch, outcomes)
+            await shares.leave()
         except (UnavailableError, UnknownOutcomeError) as error:
-            await self._failed(error, stop)
-            return
-        except LeaseLostError as error:
-            log.warning("relay_lost_its_lease", error=str(error))
-            self._lease = None
-            return
-        await self._after(batch, outcomes, progress, stop)
-
-    async def _after(
-        self, batch: Sequence[Pending], outcomes: Sequence[Outcome], progress: bool, stop: asyncio.Event
-    ) -> None:
-        """Go on at once after progress, back off after a refusal to accept, else wait for work."""
-        if batch and not progress:
-            reason = next((outcome.reason for outcome in outcomes if outcome.delivery is Delivery.HELD), "")
-            await self._failed(UnavailableError(reason or "nothing was acknowledged"), stop)
-            return
-        self._failures = 0
-        if not batch:
-            await self._wait(self.settings.relay_poll.total_seconds(), stop)
-
-    async def _hold(self) -> bool:
-        """Take or renew the lease; True while it is ours."""
-        now = asyncio.get_running_loop().time()
-        if self._lease is not None and now - self._renewed_at < LEASE.total_seconds() / 3:
-            return True
-        tables, lease = self.database.tables, self._lease
-        if lease is None:
-            name = f"relay:{self.settings.service}"
-            self._lease = await self.database.write(lambda c: leases.acquire(c, tables, name, self.owner, LEASE))
+            log.warning("shares_not_given_back", error=str(error))
         else:
-            held = lease
-            await self.database.write(lambda c: leases.renew(c, tables, held))
-        self._renewed_at = now
-        return self._lease is not None
+            self.around.tell()
 
-    async def _claim(self) -> list[Pending]:
-        """The oldest messages. Those behind a parked one are parked as well, so that their key stays in order."""
-        tables = self.database.tables
-        limit = self.settings.relay_batch
-        parked, batch = await self.database.read(lambda c: (ParkedKeys.load(c, tables), next_batch(c, tables, limit)))
-        behind = [pending for pending in batch if parked.holds(pending)]
-        if behind:
-            reason = Outcome(Delivery.REFUSED, "an earlier message of this key is parked")
-            await self._record(behind, [reason] * len(behind))
-        return [pending for pending in batch if not parked.holds(pending)]
 
-    async def _publish(self, publisher: Publisher, batch: Sequence[Pending], stop: asyncio.Event) -> Sequence[Outcome]:
-        """Publish, keeping the lease alive meanwhile; what is not acknowledged soon after `stop` is left for later."""
-        publishing = asyncio.ensure_future(publisher.publish([pending.message for pending in batch]))
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            while not publishing.done():
-                waiting = {publishing} if stopping.done() else {publishing, stopping}
-                timeout = _GRACE if stopping.done() else LEASE.total_seconds() / 3
-                done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                if not done and stopping.done():
-                    return [Outcome(Delivery.HELD, "the relay is stopping")] * len(batch)
-                await self._hold()
-            return publishing.result()
-        finally:
-            stopping.cancel()
-            if not publishing.done():
-                publishing.cancel()
-                await asyncio.wait({publishing})
+async def _first_error_or_all(working: Sequence[asyncio.Future[None]], helping: Sequence[asyncio.Future[None]]) -> None:
+    left = set(working)
+    while left:
+        done, _ = await asyncio.wait({*left, *helping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        left -= done
 
-    async def _record(self, batch: Sequence[Pending], outcomes: Sequence[Outcome]) -> bool:
-        """Delete what was acknowledged and park what was refused, in one transaction fenced by the lease."""
-        pairs = list(zip(batch, outcomes, strict=True))
-        sent = [pending.position for pending, outcome in pairs if outcome.delivery is Delivery.ACKNOWLEDGED]
-        refused = [(pending, outcome.reason) for pending, outcome in pairs if outcome.delivery is Delivery.REFUSED]
-        lease = self._lease
-        if lease is None or not (sent or refused):
-            return False
-        for pending, reason in refused:
-            log.error("message_parked", consumer="relay", topic=pending.message.topic, error=reason)
 
-        def write(connection: Connection) -> None:
-            tables = self.database.tables
-            leases.fenced(connection, tables, lease)
-            for pending, reason in refused:
-                ParkedKeys.park(connection, tables, pending, reason, letter_id=self.ids(), now=self.clock.now())
-            remove(connection, tables, [*sent, *(pending.position for pending, _ in refused)])
+async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
+    left = [task for task in tasks if task.cancel()]
+    if left:
+        await asyncio.wait(left)
 
-        await self.database.write(write)
-        return True
 
-    async def _release(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is None:
-            return
-        try:
-            await self.database.write(lambda c: leases.release(c, self.database.tables, lease))
-        except (UnavailableError, UnknownOutcomeError) as error:
-            log.warning("lease_not_released", lease=lease.name, error=str(error))
-
-    async def _failed(self, error: Exception, stop: asyncio.Event) -> None:
-        """Transient trouble is retried for ever, with growing random pauses."""
-        self._failures += 1
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * float(2 ** min(self._failures, 12)))
-        log.warning("relay_waits", attempt=self._failures, error=str(error))
-        await self._sleep(pause * random.uniform(0.5, 1.0), stop)  # noqa: S311  # jitter, not a secret
-
-    async def _wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Until woken, stopped, or the time is over."""
-        woken, stopping = asyncio.ensure_future(self._woken.wait()), asyncio.ensure_future(stop.wait())
-        await asyncio.wait({woken, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        woken.cancel()
-        stopping.cancel()
-
-    async def _sleep(self, seconds: float, stop: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await stop.wait()
-        except TimeoutError:
-            return
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

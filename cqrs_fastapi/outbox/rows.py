@@ -1,34 +1,14 @@
-"""Writes what is to be sent into the transaction that makes it true, and reads it back for the relay."""
+"""Writes what is to be sent into the transaction that makes it true."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, select
-
-from cqrs_fastapi.brokers.broker import OutgoingMessage
 from cqrs_fastapi.eventstore.records import Sending
 from cqrs_fastapi.messages.events import EventDefinition
-from cqrs_fastapi.messages.headers import all_headers, render_headers
-from cqrs_fastapi.messages.json_codec import parse_json
+from cqrs_fastapi.messages.headers import render_headers
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.outbox.routing import bucket_of
-from cqrs_fastapi.storage.tables import Tables
-
-POSITION_HEADER = "outbox-position"
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A message of the outbox, at its position."""
-
-    position: int
-    message: OutgoingMessage
-    tenant: str
 
 
 def sending_of(metadata: Metadata, stream: str, topic: str) -> Sending:
@@ -55,44 +35,3 @@ def row_of(
         "tenant": metadata.tenant or "",
         "created_at": metadata.time,
     }
-
-
-def next_batch(connection: Connection, tables: Tables, limit: int) -> list[Pending]:
-    """The oldest rows. Inside one key their order is the order of commit, whoever wrote them."""
-    outbox = tables.outbox
-    query = (
-        select(
-            outbox.c.position,
-            outbox.c.id,
-            outbox.c.type,
-            outbox.c.topic,
-            outbox.c.key,
-            outbox.c.payload,
-            outbox.c.headers,
-            outbox.c.tenant,
-        )
-        .order_by(outbox.c.position)
-        .limit(limit)
-    )
-    return [_pending(row) for row in connection.execute(query)]
-
-
-def remove(connection: Connection, tables: Tables, positions: Sequence[int]) -> None:
-    """Delete acknowledged rows, by list: never by range, which could take one that was not sent."""
-    connection.execute(delete(tables.outbox).where(tables.outbox.c.position.in_(positions)))
-
-
-def backlog(connection: Connection, tables: Tables) -> tuple[int, datetime | None]:
-    """How many rows wait, and since when the oldest does."""
-    row = connection.execute(
-        select(func.count(), func.min(tables.outbox.c.created_at)).select_from(tables.outbox)
-    ).one()
-    return row[0], row[1]
-
-
-def _pending(row: Row[Any, Any, Any, Any, Any, Any, Any, Any]) -> Pending:
-    identifier: UUID = row.id
-    headers = all_headers(identifier, row.type, row.tenant, parse_json(row.headers))
-    headers[POSITION_HEADER] = str(row.position)
-    message = OutgoingMessage(identifier, row.topic, row.key, row.payload, headers)
-    return Pending(row.position, message, row.tenant)

@@ -22,6 +22,7 @@ from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.messages.upcasters import UpcasterMap
+from cqrs_fastapi.outbox.relay import Only
 from cqrs_fastapi.personal_data.forgetting import ReadModels
 from cqrs_fastapi.personal_data.key_provider import KeyProvider
 from cqrs_fastapi.projections.projection import ProjectionMap
@@ -178,12 +179,14 @@ class Application:
             raise
         self._engine = engine
 
-    async def start_workers(self, names: Iterable[WorkerName] | None = None) -> None:
-        """Run these workers (`settings.run_in_app` by default) until `stop_workers`."""
+    async def start_workers(self, names: Iterable[WorkerName] | None = None, *, only: Only | None = None) -> None:
+        """Run these workers (`settings.run_in_app` by default) until `stop_workers`; a relay sends `only` that."""
         wanted = self.settings.run_in_app if names is None else tuple(names)
         if unknown := set(wanted).difference(ALL_WORKERS):
             raise ConfigurationError(f"no worker is called {min(unknown)!r}; they are {', '.join(ALL_WORKERS)}")
-        workers: list[Worker] = [self.engine.worker(name) for name in wanted]
+        workers: list[Worker] = [
+            self.engine.relay(only or Only()) if name == "relay" else self.engine.worker(name) for name in wanted
+        ]
         if workers:
             workers.insert(0, self.engine.topic_creator())
         self._supervisor = Supervisor(workers)

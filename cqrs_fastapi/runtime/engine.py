@@ -33,7 +33,8 @@ from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
 from cqrs_fastapi.messages.registry import EventRegistry
-from cqrs_fastapi.outbox.relay import Relay
+from cqrs_fastapi.outbox.buckets import require_same_buckets
+from cqrs_fastapi.outbox.relay import Only, Relay
 from cqrs_fastapi.outbox.routing import Routing
 from cqrs_fastapi.runtime.assembly import (
     Assembled,
@@ -46,6 +47,7 @@ from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
+from cqrs_fastapi.runtime.relaying import Relaying
 from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
 from cqrs_fastapi.runtime.supervisor import WorkerState
 from cqrs_fastapi.runtime.together import Together
@@ -56,6 +58,7 @@ from cqrs_fastapi.scheduling.retention import retention_job
 from cqrs_fastapi.scheduling.scheduler import Scheduler
 from cqrs_fastapi.settings import Settings, WorkerName
 from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.storage.wakeups import Wakeups
 from cqrs_fastapi.unit_of_work.drafts import Limits
 from cqrs_fastapi.unit_of_work.services import Services
 from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
@@ -85,10 +88,11 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._units: set[asyncio.Task[Any]] = set()
         self._probes = [Probe("database", self._ping_database), Probe("broker", self.broker.ping)]
-        self._relay: Relay | None = None
+        self._wakeups = Wakeups(self.database, self._wake_here)
+        self._relaying = Relaying(self.database, self.broker, self.settings, self.clock, self.ids, self._wakeups)
         self._assembled, self._injector = self._assemble()
         durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
-        self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry)
+        self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry, self._wakeups)
         self._probes += self._reading.probes()
         self._routing = Routing()
         self.personal = personal_events(container.key_provider(), self)
@@ -97,7 +101,7 @@ class Engine:
         ring = None if self.personal is None else self.personal.ring
         self._snapshots = SnapshotWriter(self.database, self.settings.service, ring)
         self._services = Services(
-            self.database, self._appender, self.registry, self._routing, limits, self._wake, self.personal
+            self.database, self._appender, self.registry, self._routing, limits, self._relaying.wake, self.personal
         )
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
@@ -120,13 +124,15 @@ class Engine:
         self._exits.push_async_callback(_tried, self._appender.close)
         self._exits.push_async_callback(_tried, self._snapshots.close)
         await self._check_schema()
+        self._exits.push_async_callback(_tried, self._wakeups.close)
+        self._wakeups.open()
         self._exits.push_async_callback(_tried, self._stop_resources)
         await self._start_resources()
         await start_application_values(self._injector)
         await self.broker.open()
         # Only now: a broker that is shared counts who has opened it, and another application may still need it.
         self._exits.push_async_callback(_tried, self.broker.close)
-        for probe in self._probes:
+        for probe in (*self._probes, self._relaying.probe):
             self._exits.push_async_callback(_tried, probe.close)
         self.broker.declare_group(self.settings.service, self.topics_consumed())
 
@@ -192,12 +198,15 @@ class Engine:
     def worker(self, name: WorkerName) -> Worker:
         """A new worker of this kind."""
         if name == "relay":
-            self._relay = Relay(self.database, self.broker, self.settings, self.clock, self.ids, owner=self.ids())
-            return self._relay
+            return self.relay(Only())
         if name == "consumer":
             store = self._reading.worker(self._handlings(), self.ids())
             return Together("consumer", (store, self._consumer()))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
+
+    def relay(self, only: Only) -> Relay:
+        """A new relay, of which readiness tells from now on."""
+        return self._relaying.relay(only, self._probes)
 
     def _consumer(self) -> Worker:
         group = self.settings.service
@@ -242,9 +251,9 @@ class Engine:
     def _begin(self, scope: Scope, session: AsyncSession | None = None) -> UnitOfWork:
         return ApplicationUnitOfWork(self._services, scope, session, self._reading, self._snapshots)
 
-    def _wake(self) -> None:
-        if self._relay is not None:
-            self._relay.wake()
+    def _wake_here(self) -> None:
+        self._reading.horizon.wake()
+        self._relaying.wake_here()
 
     def _handlings(self) -> Handlings:
         return Handlings(self.kernel, self.database, self.settings, self.personal)
@@ -253,6 +262,7 @@ class Engine:
         await self.database.ping()
         if not self._schema_checked:
             await self.database.check_schema()
+            await self.database.write(partial(require_same_buckets, tables=self.database.tables))
             await self._reading.starts.record()
             self._schema_checked = True
 

@@ -17,6 +17,12 @@ log = structlog.get_logger("cqrs_fastapi")
 _AFTER_CANCEL = 1.0
 
 
+class NotReadyError(CqrsError):
+    """Something that must be there is missing; what it says is shown to whoever asks for readiness."""
+
+    code = "not_ready"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing that must work. `detail` is shown to whoever asks: no address, no credential, no driver's text."""
@@ -60,7 +66,7 @@ class Probe:
         error = asyncio.CancelledError() if running.cancelled() else running.exception()
         if error is None:
             return Check(self.name, ok=True, detail=running.result() or "answers")
-        if isinstance(error, SchemaBehindError):
+        if isinstance(error, SchemaBehindError | NotReadyError):
             return Check(self.name, ok=False, detail=str(error))
         if not isinstance(error, CqrsError):
             log.warning("check_failed", check=self.name, error=repr(error))

@@ -18,25 +18,33 @@ from cqrs_fastapi.runtime.health import Probe
 from cqrs_fastapi.runtime.worker import Worker
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.storage.wakeups import Wakeups
 
 
 class StoreReading:
     """`starts` says where each handler begins; `horizon` is looked at for all of them together."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # parts of the application, each once
         self,
         database: Database,
         settings: Settings,
         clock: Clock,
         durable: Iterable[Handling],
         registry: EventRegistry,
+        wakeups: Wakeups,
     ) -> None:
         self._database = database
         self._registry = registry
         self._service = settings.service
         self._held: dict[str, str] = {}
         self.starts = Starts(database, readers_of(durable, registry), clock)
-        self.horizon = SharedHorizon(database, settings.subscription_poll)
+        self.horizon = SharedHorizon(database, settings.subscription_poll, lambda: wakeups.hears)
+        self._wakeups = wakeups
+
+    def committed(self) -> None:
+        """Events were committed in this process: wake the readers here and in others."""
+        self.horizon.wake()
+        self._wakeups.tell()
 
     def probes(self) -> list[Probe]:
         """How far the handlers are, for readiness; none where there are no handlers."""

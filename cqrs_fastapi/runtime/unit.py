@@ -29,7 +29,7 @@ class ApplicationUnitOfWork(UnitOfWork):
     ) -> None:
         super().__init__(services, scope, session)
         self._starts = reading.starts
-        self._tell = reading.horizon.wake
+        self._tell = reading.committed
         self._snapshots = snapshots
 
     async def commit(self) -> None:

@@ -35,6 +35,7 @@ class _Backend(Protocol):
     async def read_few(self, work: Callable[[Connection], T]) -> T: ...
     async def write(self, work: Callable[[Connection], T]) -> T: ...
     async def write_few(self, work: Callable[[Connection], T]) -> T: ...
+    async def write_once(self, work: Callable[[Connection], T]) -> T: ...
     def sessions(self, *, read_only: bool) -> AsyncEngine: ...
 
 
@@ -116,6 +117,13 @@ class Database:
         On SQLite it runs in the calling thread, which it holds for that long; only the disk is waited for elsewhere.
         """
         return await self._backend.write_few(work)
+
+    async def write_once(self, work: Callable[[Connection], T]) -> T:
+        """As `write_few`, for a work of one statement: a transaction of its own on PostgreSQL, and one round trip.
+
+        UnknownOutcomeError also where the connection was found dead, so it may only be what can be done twice.
+        """
+        return await self._backend.write_once(work)
 
     def calls(self) -> Calls:
         """A block of statements of PostgreSQL's that are transactions of their own."""

@@ -40,3 +40,11 @@ def database_now(connection: Connection, *, after: timedelta = timedelta(0)) -> 
     modifier = f"{seconds:+.3f} seconds"
     expression: ColumnElement[Any] = func.strftime(_SQLITE_MOMENT, "now", modifier, type_=UtcDateTime())
     return expression
+
+
+def seconds_until(connection: Connection, moment: ColumnElement[Any]) -> ColumnElement[float]:
+    """From the database's own clock to a stored moment; negative if that has passed."""
+    if is_postgres(connection):
+        return cast(func.extract("epoch", moment - func.clock_timestamp()), Float)
+    days: ColumnElement[Any] = func.julianday(moment) - func.julianday("now")
+    return cast(days * 86_400.0, Float)

@@ -79,6 +79,10 @@ class PostgresBackend:
     async def write_few(self, work: Callable[[Connection], T]) -> T:
         return await self.write(work)
 
+    async def write_once(self, work: Callable[[Connection], T]) -> T:
+        with at_commit():
+            return await self._read_once(work)
+
     def calls(self) -> Calls:
         return Calls(self._reading)
 

@@ -82,6 +82,9 @@ class SqliteBackend:
     async def write_few(self, work: Callable[[Connection], T]) -> T:
         return await self._threads().here_writer.write(work)
 
+    async def write_once(self, work: Callable[[Connection], T]) -> T:
+        return await self.write_few(work)
+
     async def migrate(self, work: Callable[[Connection], T]) -> T:
         """In a transaction of its own, since a migration asks the connection for transactions."""
         return await asyncio.to_thread(self._migrate, work)

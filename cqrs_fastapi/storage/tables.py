@@ -24,7 +24,7 @@ from cqrs_fastapi.storage.columns import moment, position, tenant, text
 from cqrs_fastapi.storage.domain_tables import root_states_table, snapshots_table, subject_keys_table
 from cqrs_fastapi.storage.inbox_tables import blocked_keys_table, dead_letters_table, inbox_table
 from cqrs_fastapi.storage.names import Names
-from cqrs_fastapi.storage.outbox_tables import outbox_table
+from cqrs_fastapi.storage.outbox_tables import facts_table, outbox_table, relay_members_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Tables:
     snapshots: Table
     root_states: Table
     subject_keys: Table
+    facts: Table
+    relay_members: Table
 
     def all(self) -> tuple[Table, ...]:
         return tuple(getattr(self, field.name) for field in fields(self))
@@ -70,6 +72,8 @@ def build_tables(metadata: MetaData, prefix: str = "cqrs_", schema: str | None =
         snapshots=snapshots_table(metadata, names),
         root_states=root_states_table(metadata, names),
         subject_keys=subject_keys_table(metadata, names),
+        facts=facts_table(metadata, names),
+        relay_members=relay_members_table(metadata, names),
     )
 
 

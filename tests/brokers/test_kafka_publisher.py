@@ -36,6 +36,14 @@ class Cluster:
         self.killed = 0
         self.away = False
         self.silent = False
+        self.led: set[int] = set(range(partitions))
+        self.says = True
+
+    def leaders(self, producer: Producer, topic: str) -> set[int]:
+        return self.led
+
+    async def is_unknown(self, producer: Producer, topic: str, seconds: float) -> bool:
+        return self.says
 
     async def start(self, config: KafkaConfig) -> Producer:
         if self.away:
@@ -86,6 +94,8 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Cluster], KafkaPublish
     def make(cluster: Cluster) -> KafkaPublisher:
         monkeypatch.setattr(module, "start_producer", cluster.start)
         monkeypatch.setattr(module, "kill_producer", cluster.kill)
+        monkeypatch.setattr(module, "led_partitions", cluster.leaders)
+        monkeypatch.setattr(module, "is_unknown", cluster.is_unknown)
         return KafkaPublisher(KafkaConfig(("nowhere:1",), max_message_bytes=4000, ack_timeout_ms=50))
 
     return make
@@ -198,10 +208,30 @@ async def test_a_forbidden_topic_refuses_the_first_of_each_key_and_holds_the_oth
     assert deliveries(await publisher.publish(messages)) == [REFUSED, REFUSED, HELD, ACKNOWLEDGED]
 
 
-async def test_an_unknown_topic_is_held_and_other_topics_pass(publish: Make) -> None:
+async def test_an_unknown_topic_is_told_and_other_topics_pass(publish: Make) -> None:
     publisher = publish(Cluster(1))
-    outcomes = await publisher.publish([outgoing("unknown", "a", b""), outgoing("t", "a", b"")])
-    assert deliveries(outcomes) == [HELD, ACKNOWLEDGED]
+    messages = [outgoing("unknown", "a", b""), outgoing("unknown", "a", b""), outgoing("t", "a", b"")]
+    assert deliveries(await publisher.publish(messages)) == [Delivery.UNKNOWN_TOPIC, HELD, ACKNOWLEDGED]
+
+
+async def test_a_topic_that_nobody_says_anything_of_is_held_and_not_taken_for_unknown(publish: Make) -> None:
+    cluster = Cluster(1)
+    cluster.says = False
+    publisher = publish(cluster)
+    assert deliveries(await publisher.publish([outgoing("unknown", "a", b"")])) == [HELD]
+
+
+async def test_a_partition_without_a_leader_holds_its_keys_at_once_and_the_others_pass(publish: Make) -> None:
+    cluster = Cluster(2)
+    cluster.led = {0}
+    publisher = publish(cluster)
+    keyed = [outgoing("t", f"key-{n}", str(n).encode()) for n in range(20)]
+    outcomes = await publisher.publish([*keyed, *(outgoing("t", None, b"none") for _ in range(20))])
+    assert set(deliveries(outcomes[:20])) == {ACKNOWLEDGED, HELD}
+    assert set(deliveries(outcomes[20:])) == {ACKNOWLEDGED}
+    assert cluster.killed == 0
+    cluster.led = {0, 1}
+    assert set(deliveries(await publisher.publish(keyed))) == {ACKNOWLEDGED}
 
 
 async def test_messages_without_a_key_follow_nobody(publish: Make) -> None:

@@ -74,6 +74,29 @@ async def start_producer(config: KafkaConfig) -> AIOKafkaProducer:
     return producer
 
 
+def led_partitions(producer: AIOKafkaProducer, topic: str) -> set[int]:
+    """The partitions of a known topic that can be written to; the others have no leader now.
+
+    Where there are such, fresh metadata are asked for, since aiokafka would believe the old ones for five minutes.
+    """
+    led: set[int] = producer.client.cluster.available_partitions_for_topic(topic) or set()
+    if len(led) < len(producer.client.cluster.partitions_for_topic(topic) or ()):
+        producer.client.force_metadata_update()
+    return led
+
+
+async def is_unknown(producer: AIOKafkaProducer, topic: str, seconds: float) -> bool:
+    """Whether a broker has just said that there is no such topic. One that is silent has said nothing."""
+    client: AIOKafkaClient = producer.client
+    try:
+        async with asyncio.timeout(seconds):
+            with no_silent_cancellation():
+                is_answered: bool = await client.force_metadata_update()
+    except (KafkaError, TimeoutError):
+        return False
+    return is_answered and client.cluster.partitions_for_topic(topic) is None
+
+
 async def kill_producer(producer: AIOKafkaProducer) -> None:
     """End a producer without sending what it still has; a second life of those messages would be out of order.
 

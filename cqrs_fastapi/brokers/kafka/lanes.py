@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaProducer
@@ -17,6 +17,7 @@ from cqrs_fastapi.brokers.kafka import headers
 from cqrs_fastapi.brokers.kafka.faults import is_topic, outcome_of
 
 ACKNOWLEDGED = Outcome(Delivery.ACKNOWLEDGED)
+LEADERLESS = Outcome(Delivery.HELD, "its partition has no leader now")
 FOLLOWER = Outcome(Delivery.HELD, "an earlier message of its key was not acknowledged")
 
 _partition = DefaultPartitioner()
@@ -65,16 +66,27 @@ class Lanes:
         for index, message in enumerate(messages):
             self._pack(index, message, max_bytes)
 
-    def route(self, topic: str, partitions: Iterable[int]) -> None:
-        """Choose partitions by the murmur2 hash of the key, as Java's and aiokafka's producers do."""
-        numbers = sorted(partitions)
-        for parcel in self.unrouted.pop(topic):
-            place = TopicPartition(topic, _partition(parcel.key, numbers, numbers))
-            self._lanes.setdefault(place, Lane(place, deque())).parcels.append(parcel)
+    def route(self, topic: str, partitions: Iterable[int], led: Collection[int]) -> None:
+        """Choose partitions by the murmur2 hash of the key, as Java's and aiokafka's producers do.
 
-    def fail_topic(self, topic: str, error: BaseException) -> None:
+        One without a leader, that is not among `led`, holds its keys; those without a key go elsewhere.
+        """
+        numbers, led_numbers = sorted(partitions), sorted(led)
+        lanes = {number: self._lane(topic, number) for number in led_numbers}
         for parcel in self.unrouted.pop(topic):
-            self._fail(parcel, outcome_of(error))
+            lane = lanes.get(_partition(parcel.key, numbers, led_numbers or numbers))
+            if lane is None:
+                self._fail(parcel, LEADERLESS)
+            else:
+                lane.parcels.append(parcel)
+
+    def _lane(self, topic: str, partition: int) -> Lane:
+        place = TopicPartition(topic, partition)
+        return self._lanes.setdefault(place, Lane(place, deque()))
+
+    def fail_topic(self, topic: str, outcome: Outcome) -> None:
+        for parcel in self.unrouted.pop(topic):
+            self._fail(parcel, outcome)
 
     def next_shipments(self, producer: AIOKafkaProducer) -> list[Shipment]:
         shipments = [self._load(lane, producer.create_batch()) for lane in self._lanes.values() if lane.parcels]

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from cqrs_fastapi.brokers.broker import Outcome, OutgoingMessage
-from cqrs_fastapi.brokers.kafka.client import kill_producer, start_producer
+from cqrs_fastapi.brokers.broker import Delivery, Outcome, OutgoingMessage
+from cqrs_fastapi.brokers.kafka.client import is_unknown, kill_producer, led_partitions, start_producer
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
-from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation
+from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation, outcome_of
 from cqrs_fastapi.brokers.kafka.lanes import Lanes, Shipment
 from cqrs_fastapi.errors import UnavailableError
 
@@ -75,11 +75,16 @@ class KafkaPublisher:
         async def route(topic: str) -> None:
             try:
                 async with asyncio.timeout(_METADATA_SECONDS):
-                    lanes.route(topic, await _partitions(producer, topic))
-            except TimeoutError:
-                lanes.fail_topic(topic, TimeoutError(f"the broker does not know a topic {topic!r}"))
+                    partitions = await _partitions(producer, topic)
+            except (TimeoutError, UnknownTopicOrPartitionError):
+                if await is_unknown(producer, topic, _METADATA_SECONDS):
+                    lanes.fail_topic(topic, Outcome(Delivery.UNKNOWN_TOPIC, f"Kafka knows no topic {topic!r}"))
+                else:
+                    lanes.fail_topic(topic, Outcome(Delivery.HELD, f"Kafka does not say where topic {topic!r} is"))
             except KafkaError as error:
-                lanes.fail_topic(topic, error)
+                lanes.fail_topic(topic, outcome_of(error))
+            else:
+                lanes.route(topic, partitions, led_partitions(producer, topic))
 
         await asyncio.gather(*(route(topic) for topic in list(lanes.unrouted)))
 
