@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     relay_batch: int = Field(default=500, ge=1)
     relay_poll: timedelta = timedelta(milliseconds=500)
     """The relay is woken by its own process after a commit; polling finds what other processes wrote."""
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
+    """In front of the names of all topics and consumer groups at the broker: `staging.` for an environment that shares
+    it with others. Nothing in the application knows it.
+    """
     topic_partitions: int = Field(default=6, ge=1)
     topic_replication: int = Field(default=1, ge=1)
     create_topics: bool = True

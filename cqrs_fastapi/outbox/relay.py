@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -16,8 +17,9 @@ from cqrs_fastapi.brokers.broker import Broker, Delivery, Outcome, Publisher
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.outbox.owner import require_relay
 from cqrs_fastapi.outbox.parked_keys import ParkedKeys
-from cqrs_fastapi.outbox.rows import Pending, next_batch, remove
+from cqrs_fastapi.outbox.rows import Pending, come_back, next_batch, remove
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage import leases
 from cqrs_fastapi.storage.database import Database
@@ -56,7 +58,9 @@ class Relay:
         self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Relay until `stop` is set, then give the lease back so that another takes over at once."""
+        """Relay until `stop` is set, then give the lease back so that another takes over at once. OutboxTakenError if
+        the outbox is Debezium's.
+        """
         publisher = await self._publisher(stop)
         if publisher is None:
             return
@@ -108,6 +112,8 @@ class Relay:
     async def _hold(self) -> bool:
         """Take or renew the lease; True while it is ours."""
         now = asyncio.get_running_loop().time()
+        if self._lease is None:
+            await self.database.read(partial(require_relay, tables=self.database.tables))
         if self._lease is not None and now - self._renewed_at < LEASE.total_seconds() / 3:
             return True
         tables, lease = self.database.tables, self._lease
@@ -124,6 +130,7 @@ class Relay:
         """The oldest messages. Those behind a parked one are parked as well, so that their key stays in order."""
         tables = self.database.tables
         limit = self.settings.relay_batch
+        await self.database.write_few(lambda c: come_back(c, tables))
         parked, batch = await self.database.read(lambda c: (ParkedKeys.load(c, tables), next_batch(c, tables, limit)))
         behind = [pending for pending in batch if parked.holds(pending)]
         if behind:

@@ -8,15 +8,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from cqrs_fastapi.brokers.broker import OutgoingMessage
 from cqrs_fastapi.eventstore.records import Sending
-from cqrs_fastapi.messages.events import EventDefinition
-from cqrs_fastapi.messages.headers import all_headers, render_headers
+from cqrs_fastapi.messages.headers import all_headers
 from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.messages.metadata import Metadata
+from cqrs_fastapi.outbox.outgoing import DELAYED
 from cqrs_fastapi.outbox.routing import bucket_of
+from cqrs_fastapi.storage.dialects import database_now
 from cqrs_fastapi.storage.tables import Tables
 
 POSITION_HEADER = "outbox-position"
@@ -36,27 +37,6 @@ def sending_of(metadata: Metadata, stream: str, topic: str) -> Sending:
     return Sending(topic, bucket_of(stream), metadata.time)
 
 
-def row_of(
-    definition: EventDefinition, metadata: Metadata, category: str, topic: str, payload: bytes
-) -> dict[str, Any]:
-    """The row of an event that belongs to no stream. It has no key, and no order."""
-    return {
-        "id": metadata.message_id,
-        "aggregatetype": category,
-        "aggregateid": "",
-        "type": definition.name,
-        "topic": topic,
-        "key": None,
-        "bucket": bucket_of(str(metadata.message_id)),
-        "headers": render_headers(metadata, definition.version),
-        "payload": payload,
-        "attempts": 0,
-        "available_at": metadata.time,
-        "tenant": metadata.tenant or "",
-        "created_at": metadata.time,
-    }
-
-
 def next_batch(connection: Connection, tables: Tables, limit: int) -> list[Pending]:
     """The oldest rows. Inside one key their order is the order of commit, whoever wrote them."""
     outbox = tables.outbox
@@ -71,10 +51,18 @@ def next_batch(connection: Connection, tables: Tables, limit: int) -> list[Pendi
             outbox.c.headers,
             outbox.c.tenant,
         )
+        .where(outbox.c.bucket >= 0)
         .order_by(outbox.c.position)
         .limit(limit)
     )
     return [_pending(row) for row in connection.execute(query)]
+
+
+def come_back(connection: Connection, tables: Tables) -> int:
+    """Let what was delayed and is due by the database's clock be found by `next_batch`; how many."""
+    outbox = tables.outbox
+    due = (outbox.c.bucket <= DELAYED) & (outbox.c.available_at <= database_now(connection))
+    return connection.execute(update(outbox).where(due).values(bucket=DELAYED - outbox.c.bucket)).rowcount
 
 
 def remove(connection: Connection, tables: Tables, positions: Sequence[int]) -> None:

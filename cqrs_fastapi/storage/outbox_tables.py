@@ -14,10 +14,15 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
 )
+from sqlalchemy import (
+    text as sql,
+)
 
 from cqrs_fastapi.storage.column_types import JsonText
 from cqrs_fastapi.storage.columns import moment, position, tenant, text
 from cqrs_fastapi.storage.names import Names
+
+_DELAYED = sql("bucket < -1000")
 
 
 def outbox_table(metadata: MetaData, names: Names) -> Table:
@@ -41,6 +46,13 @@ def outbox_table(metadata: MetaData, names: Names) -> Table:
         PrimaryKeyConstraint("position", name=names.of("outbox_pk")),
         UniqueConstraint("id", name=names.of("outbox_id_key")),
         Index(names.of("outbox_bucket_position_ix"), "bucket", "position"),
+        Index(
+            names.of("outbox_delayed_ix"),
+            "bucket",
+            "available_at",
+            postgresql_where=_DELAYED,
+            sqlite_where=_DELAYED,
+        ),
         schema=names.schema,
         sqlite_autoincrement=True,
     )
