@@ -34,6 +34,7 @@ from cqrs_fastapi.personal_data.subject_keys import hold
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.driver_errors import before_commit
 
+_WAKING = "cqrs_wake_after_commit"
 _DRIVERS = frozenset({"asyncpg", "aiosqlite"})
 
 
@@ -148,17 +149,21 @@ class SessionOutbox(Outbox):
 
 
 def wake_after_commit(session: Session, wake: Callable[[], None]) -> None:
-    """Call `wake` once the session's present transaction is committed by whoever owns it."""
-    ours = session.get_transaction()
+    """Call `wake` once the session's present transaction is committed by whoever owns it; not after a rollback."""
+    waiting: set[Callable[[], None]] | None = session.info.get(_WAKING)
+    if waiting is None:
+        waiting = session.info[_WAKING] = set()
+        event.listen(session, "after_commit", _wake)
+        event.listen(session, "after_transaction_end", _forget_waking)
+    waiting.add(wake)
 
-    def after_commit(session: Session) -> None:
-        if session.get_transaction() is ours and not session.in_nested_transaction():
+
+def _wake(session: Session) -> None:
+    if not session.in_nested_transaction():
+        for wake in session.info[_WAKING]:
             wake()
 
-    def after_end(session: Session, transaction: SessionTransaction) -> None:
-        if transaction is ours:
-            event.remove(session, "after_commit", after_commit)
-            event.remove(session, "after_transaction_end", after_end)
 
-    event.listen(session, "after_commit", after_commit)
-    event.listen(session, "after_transaction_end", after_end)
+def _forget_waking(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info[_WAKING].clear()
