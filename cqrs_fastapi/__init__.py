@@ -49,6 +49,8 @@ from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.personal import Personal, PersonalData
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
 from cqrs_fastapi.messages.upcasters import Upcast, upcasts
+from cqrs_fastapi.outbox.outbox import Outbox
+from cqrs_fastapi.outbox.routing import Route
 from cqrs_fastapi.personal_data.placeholders import is_forgotten
 from cqrs_fastapi.projections.projection import Projection, on
 from cqrs_fastapi.runtime.container import CqrsContainer
@@ -100,6 +102,7 @@ __all__ = [
     "NotFoundError",
     "NotificationEvent",
     "Ordering",
+    "Outbox",
     "Page",
     "Personal",
     "PersonalData",
@@ -115,6 +118,7 @@ __all__ = [
     "RequestMediator",
     "RootEntity",
     "RootRepository",
+    "Route",
     "SearchError",
     "Settings",
     "StreamHandler",

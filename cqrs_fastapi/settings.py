@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     topic_grace: timedelta = timedelta(minutes=1)
     """How long the broker may not know a topic before what is sent to it is parked as a dead letter; not ready
     meanwhile."""
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
+    """In front of the names of all topics and consumer groups at the broker: `staging.` for an environment that shares
+    it with others. Nothing in the application knows it.
+    """
     topic_partitions: int = Field(default=6, ge=1)
     topic_replication: int = Field(default=1, ge=1)
     create_topics: bool = True

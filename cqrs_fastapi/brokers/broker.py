@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol
 from uuid import UUID
@@ -52,6 +52,19 @@ class Outcome:
 
     delivery: Delivery
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as the broker has it. What the broker does not tell, or keeps nothing of, is None."""
+
+    name: str
+    exists: bool
+    partitions: int | None = None
+    replication: int | None = None
+    retention: timedelta | None = None
+    """How long a message is kept; `timedelta.max` stands for ever."""
+    max_message_bytes: int | None = None
 
 
 class Publisher(Protocol):
@@ -114,6 +127,14 @@ class Broker(Protocol):
 
     async def ensure_topics(self, topics: Sequence[str]) -> None:
         """Create those that do not exist; an existing one is left as it is. UnavailableError if the broker is away."""
+        ...
+
+    async def create_topics(self, topics: Sequence[str]) -> Sequence[str]:
+        """The same whatever the settings say; those that did not exist."""
+        ...
+
+    async def describe_topics(self, topics: Sequence[str]) -> Sequence[TopicState]:
+        """What the broker has under these names, in their order. UnavailableError if the broker is away."""
         ...
 
     def declare_group(self, group: str, topics: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import typer
 from pydantic_core import to_json
 from sqlalchemy import Connection, select
 
+from cqrs_fastapi.cli.printing import bytes_told, moment_told, plain
 from cqrs_fastapi.cli.target import Target, load
 from cqrs_fastapi.dead_letters.parking import DeadLetter, count, newest
 from cqrs_fastapi.errors import ConfigurationError
@@ -93,45 +94,28 @@ def _listed(letters: list[DeadLetter], total: int) -> str:
     if not letters:
         return "no dead letters"
     blocks = [
-        f"{letter.id}  {_moment(letter.parked_at)}  {_plain(letter.consumer)}\n"
-        f"    {_plain(letter.topic)}/{letter.partition}/{letter.offset}, {len(letter.payload)} bytes, "
+        f"{letter.id}  {moment_told(letter.parked_at)}  {plain(letter.consumer)}\n"
+        f"    {plain(letter.topic)}/{letter.partition}/{letter.offset}, {len(letter.payload)} bytes, "
         f"{letter.attempts} attempts\n"
-        f"    {_plain(letter.code)}: {_plain(letter.error)}"
+        f"    {plain(letter.code)}: {plain(letter.error)}"
         for letter in letters
     ]
     return "\n".join([*blocks, f"{len(letters)} of {total} dead letters"])
 
 
 def _told(letter: DeadLetter) -> str:
-    lines = [f"{name}: {_plain(_value(value))}" for name, value in _summary(letter).items()]
-    lines += ["headers:", *(f"  {_plain(name)}: {_plain(value)}" for name, value in letter.headers.items())]
+    lines = [f"{name}: {plain(_value(value))}" for name, value in _summary(letter).items()]
+    lines += ["headers:", *(f"  {plain(name)}: {plain(value)}" for name, value in letter.headers.items())]
     if letter.key is not None:
-        lines.append(f"key: {_bytes(letter.key)}")
-    lines += ["payload:", _bytes(letter.payload)]
+        lines.append(f"key: {bytes_told(letter.key)}")
+    lines += ["payload:", bytes_told(letter.payload)]
     if letter.traceback:
-        lines += ["traceback:", *(_plain(line) for line in letter.traceback.splitlines())]
+        lines += ["traceback:", *(plain(line) for line in letter.traceback.splitlines())]
     return "\n".join(lines)
 
 
 def _value(value: object) -> str:
-    return _moment(value) if isinstance(value, datetime) else str(value)
-
-
-def _moment(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
-
-
-def _bytes(data: bytes) -> str:
-    """Text as it is, anything else in base64."""
-    try:
-        return "\n".join(_plain(line) for line in data.decode().split("\n"))
-    except UnicodeDecodeError:
-        return f"base64 {base64.b64encode(data).decode()}"
-
-
-def _plain(text: str) -> str:
-    """Strangers wrote it: what a terminal would obey is shown as an escape."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return moment_told(value) if isinstance(value, datetime) else str(value)
 
 
 def _json(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cqrs_fastapi.cli import schema
+from cqrs_fastapi.cli import outbox, schema, topics
 from cqrs_fastapi.cli.dead_letters import dead_letters
 from cqrs_fastapi.cli.forget import forget
 from cqrs_fastapi.cli.send import send
@@ -41,6 +41,8 @@ app = typer.Typer(
 for _command in (relay, consume, schedule, send, forget):
     app.command()(_command)
 app.command("dead-letters")(dead_letters)
+app.add_typer(outbox.app, name="outbox")
+app.add_typer(topics.app, name="topics")
 app.add_typer(schema.app, name="schema")
 app.command("torture-store")(torture_store)
 

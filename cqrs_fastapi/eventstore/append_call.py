@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from cqrs_fastapi.errors import ConcurrencyError, CqrsError, StreamClosedError
 from cqrs_fastapi.eventstore.conditions import locks_of
 from cqrs_fastapi.eventstore.expected_version import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, describe
+from cqrs_fastapi.eventstore.key_locks import key_locks_of
 from cqrs_fastapi.eventstore.records import AppendUnit, StreamAppend
 from cqrs_fastapi.eventstore.repeats import RepeatedError
 from cqrs_fastapi.storage.tables import Tables
@@ -29,6 +30,8 @@ _OUTBOX = (
     "payload",
     "available_at",
     "tenant",
+    "delay",
+    "created_at",
 )
 _TYPES = (
     *("boolean", "timestamptz"),
@@ -40,7 +43,8 @@ _TYPES = (
     *("uuid[]", "text[]", "text[]", "text[]", "boolean[]"),
     *("text", "bigint", "bigint[]", "json"),
     *("int[]", "uuid[]", "text[]", "text[]", "text[]", "text[]", "text[]", "int[]", "text[]", "bytea[]"),
-    *("timestamptz[]", "text[]"),
+    *("timestamptz[]", "text[]", "float8[]", "timestamptz[]"),
+    *("int[]", "int[]"),
     *("int[]", "text[]", "text[]", "text[]", "text[]", "int[]", "text[]", "text[]"),
 )
 _NOT_SENT = (None, None, None)
@@ -80,7 +84,7 @@ def arguments_for(units: Sequence[AppendUnit], *, waits: bool) -> list[Any]:
         for wanted in unit.appends:
             checks.append((number_of[tenant, wanted.stream], _code(wanted.expected), len(wanted.events)))
             _add_events(events, tags, wanted, len(checks))
-        outbox += [(member, *(row[name] for name in _OUTBOX)) for row in unit.outbox]
+        outbox += [(member, *(row.get(name) for name in _OUTBOX)) for row in unit.outbox]
         if unit.record is not None and unit.record_key is not None:
             records.append((member, *unit.record_key, unit.record.fingerprint, unit.record.response))
     records.sort(key=lambda row: row[1:6])
@@ -94,7 +98,8 @@ def arguments_for(units: Sequence[AppendUnit], *, waits: bool) -> list[Any]:
         *_columns(tags, 2),
         *_columns(locks_of(units), 3),
         *_condition(units),
-        *_columns(outbox, 12),
+        *_columns(outbox, 14),
+        *_columns(key_locks_of(units), 2),
         *_columns(records, 8),
     ]
 

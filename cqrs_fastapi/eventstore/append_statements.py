@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select, true
 
 from cqrs_fastapi.errors import ConcurrencyError, StreamClosedError
 from cqrs_fastapi.eventstore.expected_version import ANY, NO_STREAM, STREAM_EXISTS, describe
-from cqrs_fastapi.eventstore.records import AppendUnit, Condition, Matching, StreamAppend
+from cqrs_fastapi.eventstore.records import DUE, AppendUnit, Condition, Matching, StreamAppend
 from cqrs_fastapi.eventstore.repeats import RepeatedError
 from cqrs_fastapi.eventstore.statements import Statements, statements_for
-from cqrs_fastapi.storage.dialects import upsert
+from cqrs_fastapi.storage.dialects import database_now, upsert
 from cqrs_fastapi.storage.tables import Tables
 
 
@@ -28,7 +29,7 @@ def append_by_statements(connection: Connection, tables: Tables, unit: AppendUni
     if rows:
         statements.insert_events.run_each(connection, rows)
         _tag(connection, tables, unit)
-    to_send = [*(row for one in unit.appends for row in _rows_to_send(one, unit)), *unit.outbox]
+    to_send = [*(row for one in unit.appends for row in _rows_to_send(one, unit)), *_dated(connection, unit)]
     if to_send:
         statements.insert_outbox.run_each(connection, to_send)
     return versions
@@ -168,7 +169,18 @@ def _rows_to_send(wanted: StreamAppend, unit: AppendUnit) -> Iterator[dict[str, 
                 "headers": event.metadata,
                 "payload": event.data.encode(),
                 "attempts": 0,
-                "available_at": time,
+                "available_at": DUE,
                 "tenant": unit.tenant,
                 "created_at": time,
             }
+
+
+def _dated(connection: Connection, unit: AppendUnit) -> Iterator[Mapping[str, Any]]:
+    """The rows of the outbox that are no stored events; those with a delay are due by the database's clock."""
+    for row in unit.outbox:
+        seconds = row.get("delay")
+        if seconds is None:
+            yield row
+        else:
+            due = connection.execute(select(database_now(connection, after=timedelta(seconds=seconds)))).scalar_one()
+            yield {**row, "available_at": due}

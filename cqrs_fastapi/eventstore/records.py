@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,6 +13,9 @@ from cqrs_fastapi.eventstore.expected_version import ExpectedVersion, checked
 
 MAX_STREAM_LENGTH = 200
 _STREAM = re.compile(r"[A-Za-z0-9_.:@/-]+")
+
+DUE = datetime.fromtimestamp(0, UTC)
+"""Since when a message of the outbox is due that waits for no time: clocks that differ never hold one back."""
 
 
 class Sending(NamedTuple):
@@ -88,8 +91,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class AppendUnit:
-    """What one unit of work writes, all of it or nothing: streams, rows of the outbox for events that belong to none,
-    the record of its command. `now` is when it was ready to be written.
+    """What one unit of work writes, all of it or nothing: streams, rows of the outbox for what is sent under a key that
+    is no stream, the record of its command. `now` is when it was ready to be written.
+
+    A row of the outbox has the table's columns but its position. `ordered`: writers of its topic and key take turns.
+    `delay`: seconds after which it is due by the database's clock, instead of `available_at`.
     """
 
     tenant: str

@@ -8,10 +8,13 @@ from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.eventstore.subscription import Arrival
 from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, open_message
 from cqrs_fastapi.inbox.stored import open_stored
+from cqrs_fastapi.messages.headers import SOURCE
 from cqrs_fastapi.messages.json_codec import require_json
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.tokens import Place
+
+_TOLD = ("type", "version", "tenant", SOURCE)
 
 
 async def reveal_stored(arrival: Arrival, registry: EventRegistry, personal: PersonalEvents | None) -> list[Envelope]:
@@ -45,12 +48,12 @@ async def reveal_message(
 
 
 def _place_of(message: IncomingMessage) -> Place | None:
-    """Where the sender keeps it: the key is its stream. None if the headers do not say enough to decrypt anything."""
+    """Where the sender keeps it: the key is its stream, unless a header names another. None if the headers do not say
+    enough to decrypt anything.
+    """
     try:
-        headers = {
-            name: message.headers[name].decode() for name in ("type", "version", "tenant") if name in message.headers
-        }
-        stream = None if message.key is None else message.key.decode()
+        headers = {name: message.headers[name].decode() for name in _TOLD if name in message.headers}
+        stream = headers.get(SOURCE) or (None if message.key is None else message.key.decode())
         name, version = headers["type"], int(headers.get("version", "1"))
     except (KeyError, ValueError):
         return None

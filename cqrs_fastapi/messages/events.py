@@ -15,9 +15,10 @@ MAX_TAG_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class EventDefinition:
-    """How an event is called outside the process. `topic` is None for an event that stays in the store. `tags` name the
-    fields by which conditions find it, whatever its stream; `subject` the one that says whose its personal data are.
-    `aliases` are names that it was stored under before.
+    """How an event is called outside the process. `topic` is None for an event that stays in the store; `key` names the
+    field that is its key there, None stands for its stream. `tags` name the fields by which conditions find it,
+    whatever its stream; `subject` the one that says whose its personal data are. `aliases` are names that it was stored
+    under before.
     """
 
     name: str
@@ -26,6 +27,7 @@ class EventDefinition:
     tags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     subject: str | None = None
+    key: str | None = None
 
 
 def checked_version(cls: type, version: int) -> int:
@@ -50,6 +52,12 @@ def require_fields(cls: type, tags: Sequence[str], fields: Iterable[str]) -> Non
         raise TypeError(f"{cls.__name__}: tags name fields of the event, and it has no {', '.join(unknown)}")
 
 
+def require_key(cls: type, key: str | None, topic: str | None) -> None:
+    """A key is an attribute, and belongs to a topic."""
+    if key is not None and topic is None:
+        raise TypeError(f"{cls.__name__} has the key {key!r} and no topic, so that it is sent nowhere; add topic=...")
+
+
 def tag(field: str, value: object) -> str:
     """The tag that an event carries for a field: 1 to 200 printable characters without spaces."""
     text = f"{field}:{value}"
@@ -65,8 +73,10 @@ class Event(BaseModel):
     """A fact, frozen. Unknown fields of stored events are ignored, so that older code reads newer events.
 
     `class Deposited(Event, name="account.deposited", version=2, topic="accounts")`: the name defaults to the class's,
-    the version to 1; an event without a topic is never sent to a broker. `tags=("course", "student")` names fields: the
-    event then carries `course:<value>` and `student:<value>`, and decisions can be made on all events with a tag.
+    the version to 1; an event without a topic is never sent to a broker. Its key there is its stream, so that a stream
+    stays in order; `key="customer_id"` names a field or property that is the key instead. `tags=("course", "student")`
+    names fields: the event then carries `course:<value>` and `student:<value>`, and decisions can be made on all events
+    with a tag.
     `aliases=("AccountDeposited",)` are names that it had before: what is stored under them is read as this event.
     """
 
@@ -84,18 +94,20 @@ class Event(BaseModel):
         tags: Sequence[str] = (),
         aliases: Sequence[str] = (),
         subject: str | None = None,
+        key: str | None = None,
         **config: Unpack[ConfigDict],
     ) -> None:
         if config:  # pydantic has taken those it knows
             unknown = ", ".join(config)
             raise TypeError(
-                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic, tags, aliases and "
-                "subject"
+                f"{cls.__name__}: unknown class argument {unknown}; there are name, version, topic, key, tags, aliases "
+                "and subject"
             )
         super().__init_subclass__()
         named = name or cls.__name__
         former = checked_aliases(cls, named, aliases)
-        cls.__event__ = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), former, subject)
+        require_key(cls, key, topic)
+        cls.__event__ = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), former, subject, key)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **arguments: Any) -> None:

@@ -6,7 +6,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
-from cqrs_fastapi.messages.events import EventDefinition, checked_aliases, checked_version, require_fields
+from cqrs_fastapi.messages.events import (
+    EventDefinition,
+    checked_aliases,
+    checked_version,
+    require_fields,
+    require_key,
+)
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
 
 C = TypeVar("C", bound=type)
@@ -22,6 +28,7 @@ def event(
     tags: Sequence[str] = (),
     aliases: Sequence[str] = (),
     subject: str | None = None,
+    key: str | None = None,
 ) -> Callable[[C], C]:
     """Make an event of a dataclass or a msgspec struct; the arguments are those of `Event`."""
 
@@ -30,7 +37,8 @@ def event(
         require_fields(cls, tags, _fields_of(cls))
         named = name or cls.__name__
         former = checked_aliases(cls, named, aliases)
-        definition = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), former, subject)
+        require_key(cls, key, topic)
+        definition = EventDefinition(named, checked_version(cls, version), topic, tuple(tags), former, subject, key)
         cls.__event__ = definition  # type: ignore[attr-defined]  # a mark on a class of the user's
         return cls
 

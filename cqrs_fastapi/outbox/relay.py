@@ -19,6 +19,7 @@ from cqrs_fastapi.outbox.buckets import SHARES, buckets_of, require_same_buckets
 from cqrs_fastapi.outbox.claiming import Passed, claim
 from cqrs_fastapi.outbox.holds import Holds, pause_after
 from cqrs_fastapi.outbox.lane import LANES, Lane, Orders
+from cqrs_fastapi.outbox.owner import require_relay
 from cqrs_fastapi.outbox.pending import Backlog, backlog
 from cqrs_fastapi.outbox.shares import Shares
 from cqrs_fastapi.settings import Settings
@@ -84,7 +85,7 @@ class Relay:
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until `stop` is set, then give every share back so that others take them at once.
 
-        ConfigurationError if the outbox was written by code that spreads keys otherwise.
+        ConfigurationError if the outbox was written by code that spreads keys otherwise, or is Debezium's.
         """
         shares = Shares(self.database, self.settings.service, self.owner)
         if not await self._join(shares, stop):
@@ -131,6 +132,7 @@ class Relay:
         failures = 0
         while not stop.is_set():
             try:
+                await self.database.read(partial(require_relay, tables=self.database.tables))
                 await self.database.write(partial(require_same_buckets, tables=self.database.tables))
                 await shares.join()
                 await shares.beat()

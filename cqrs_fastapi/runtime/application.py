@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from dependency_injector import providers
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.brokers.broker import Broker
+from cqrs_fastapi.brokers.prefixed import with_prefix
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.event_map import EventMap
@@ -22,7 +24,11 @@ from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.messages.upcasters import UpcasterMap
+from cqrs_fastapi.outbox.outbox import Outbox
+from cqrs_fastapi.outbox.queue import OutboxQueue
 from cqrs_fastapi.outbox.relay import Only
+from cqrs_fastapi.outbox.routing import Route, RoutingFunction
+from cqrs_fastapi.outbox.session_outbox import Office
 from cqrs_fastapi.personal_data.forgetting import ReadModels
 from cqrs_fastapi.personal_data.key_provider import KeyProvider
 from cqrs_fastapi.projections.projection import ProjectionMap
@@ -31,10 +37,11 @@ from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
-from cqrs_fastapi.runtime.override import Override
+from cqrs_fastapi.runtime.override import Override, overriding
 from cqrs_fastapi.runtime.personal_data import DataSubjects
 from cqrs_fastapi.runtime.streams import Streams
 from cqrs_fastapi.runtime.supervisor import Supervisor
+from cqrs_fastapi.runtime.topics import Topics
 from cqrs_fastapi.runtime.worker import Worker
 from cqrs_fastapi.scheduling.job import JobMap
 from cqrs_fastapi.settings import ALL_WORKERS, Settings, WorkerName
@@ -56,8 +63,11 @@ class Application:
         broker: Broker | None = None,
         key_provider: KeyProvider | None = None,
         behaviors: Sequence[Behavior] = (),
+        route: RoutingFunction = Route.of,
     ) -> None:
-        """Nothing is read, opened or checked here. `settings`, `broker` and `key_provider` replace the container's."""
+        """Nothing is read, opened or checked here. `settings`, `broker` and `key_provider` replace the container's;
+        `route` says for each class of events which topic it goes to, see `Route`.
+        """
         self.container: Any = container if container is not None else CqrsContainer()
         give_settings(self.container)
         if settings is not None:
@@ -79,6 +89,7 @@ class Application:
         self.on = self.events.on
         self.job = self.jobs.job
         self._behaviors = tuple(behaviors)
+        self._route = route
         self._registered: list[type] = []
         self._read_models = ReadModels()
         self._overrides: dict[Any, Any] = {}
@@ -117,6 +128,24 @@ class Application:
         """Archives, truncates and deletes streams. Raises NotRunningError before `open` and after `close`."""
         return Streams(self.engine)
 
+    def outbox(self, session: AsyncSession, /) -> Outbox:
+        """The outbox of a session of your own, on the application's database: what is added is inserted just before the
+        session's commit, after its flush. See `Outbox`. Raises NotRunningError before `open` and after `close`.
+        """
+        return self.office.outbox(session)
+
+    @property
+    def outbox_queue(self) -> OutboxQueue:
+        """What waits in the outbox, to be looked at and put right. The database alone must be open."""
+        return OutboxQueue(self.database, self.settings, self.container.clock(), self.container.ids())
+
+    @property
+    def topics(self) -> Topics:
+        """The topics of the application, to be checked and created. Nothing of it need be open."""
+        settings = self.settings
+        broker = with_prefix(self.broker, settings.topic_prefix)
+        return Topics(broker, settings, Engine(self.container, self._blueprint(), self._overrides).topics)
+
     @property
     def registry(self) -> EventRegistry:
         """The events that it can read, by classes and upcasters; for tools, and also before `open`. RegistrationError
@@ -124,6 +153,11 @@ class Application:
         """
         injector = Injector(builtins_of(self), index(self.container), self._overrides)
         return assemble(self._blueprint(), injector).registry
+
+    @property
+    def office(self) -> Office:
+        """What outboxes are made of. Raises NotRunningError before `open` and after `close`."""
+        return self.engine.office
 
     @property
     def personal_data(self) -> DataSubjects:
@@ -161,7 +195,7 @@ class Application:
     def override(self, wanted: object, /) -> Override[object]: ...
     def override(self, wanted: Any, /) -> Override[Any]:
         """`with cqrs.override(PaymentGateway).by(fake):` gives `fake` to every handler, however it is reached."""
-        return Override(wanted, self._overriding)
+        return Override(wanted, partial(overriding, self._overrides, self._recompile))
 
     async def open(self) -> None:
         """Check all registrations, open database, broker and resources; afterwards the mediators work.
@@ -261,19 +295,8 @@ class Application:
             self._behaviors,
             self.jobs.problems(),
             self.upcasters,
+            self._route,
         )
-
-    @contextmanager
-    def _overriding(self, wanted: Any, value: object) -> Iterator[None]:
-        before = dict(self._overrides)
-        self._overrides[wanted] = value
-        try:
-            self._recompile()
-            yield
-        finally:
-            self._overrides.clear()
-            self._overrides.update(before)
-            self._recompile()
 
     def _recompile(self) -> None:
         if self._engine is not None:

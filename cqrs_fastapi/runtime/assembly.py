@@ -26,6 +26,7 @@ from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.forms import kind_of
 from cqrs_fastapi.messages.registry import EventRegistry, clash
 from cqrs_fastapi.messages.upcasters import UpcasterMap
+from cqrs_fastapi.outbox.routing import Route, RoutingFunction
 from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.folds import fold_problems
 from cqrs_fastapi.scheduling.job import Job
@@ -44,6 +45,7 @@ class Blueprint:
     behaviors: tuple[Behavior, ...]
     job_problems: Sequence[str] = ()
     upcasters: UpcasterMap = field(default_factory=UpcasterMap)
+    route: RoutingFunction = Route.of
 
     def request_bindings(self) -> list[RequestBinding]:
         return self.requests.bindings()

@@ -22,7 +22,10 @@ from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
+from cqrs_fastapi.outbox.outbox import Outbox
+from cqrs_fastapi.outbox.session_outbox import Office
 from cqrs_fastapi.storage.database import Database
+from cqrs_fastapi.unit_of_work.outgoing import UnitOutbox
 from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
 M = TypeVar("M", bound=Identified)
@@ -36,6 +39,9 @@ class Assembly(Protocol):
 
     @property
     def registry(self) -> EventRegistry: ...
+
+    @property
+    def office(self) -> Office: ...
 
 
 def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
@@ -51,6 +57,7 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         ),
         RequestMediator: Builtin(lambda scope: scope.mediator),
         EventMediator: Builtin(lambda scope: scope.event_mediator),
+        Outbox: Builtin(lambda scope: UnitOutbox(unit_of(scope), scope.kernel, assembly.office.desk)),
         Metadata: Builtin(lambda _: Metadata.current(), opens_unit=False),
     }
 

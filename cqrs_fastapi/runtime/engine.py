@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.brokers.broker import Broker
+from cqrs_fastapi.brokers.prefixed import with_prefix
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.eventstore.appender import Appender
@@ -34,8 +35,10 @@ from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.buckets import require_same_buckets
+from cqrs_fastapi.outbox.outbox import Desk
 from cqrs_fastapi.outbox.relay import Only, Relay
 from cqrs_fastapi.outbox.routing import Routing
+from cqrs_fastapi.outbox.session_outbox import Office
 from cqrs_fastapi.runtime.assembly import (
     Assembled,
     Blueprint,
@@ -79,7 +82,7 @@ class Engine:
         self.clock: Clock = container.clock()
         self.ids: IdFactory = container.ids()
         self.database: Database = container.database()
-        self.broker: Broker = container.broker()
+        self.broker: Broker = with_prefix(container.broker(), self.settings.topic_prefix)
         jobs = (*blueprint.jobs, retention_job(self.database, self.settings))
         self._blueprint = replace(blueprint, jobs=jobs)
         self.draining = False
@@ -94,7 +97,8 @@ class Engine:
         durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
         self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry, self._wakeups)
         self._probes += self._reading.probes()
-        self._routing = Routing()
+        self._routing = Routing(blueprint.route)
+        self._routing.check(self.registry)
         self.personal = personal_events(container.key_provider(), self)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._appender = Appender(self.database)
@@ -102,6 +106,10 @@ class Engine:
         self._snapshots = SnapshotWriter(self.database, self.settings.service, ring)
         self._services = Services(
             self.database, self._appender, self.registry, self._routing, limits, self._relaying.wake, self.personal
+        )
+        desk = Desk(self.registry, self._routing, limits.event_bytes)
+        self.office = Office(
+            desk, self.database, self.clock, self.ids, self.personal, limits.append_events, self._relaying.wake
         )
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
@@ -213,9 +221,12 @@ class Engine:
         return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
 
     def topic_creator(self) -> Worker:
+        return TopicCreator(self.broker, self.topics() if self.settings.create_topics else [])
+
+    def topics(self) -> list[str]:
+        """Those that events are sent to or come from, without the prefix of the environment."""
         produced = self._routing.topics_of(registered.event_type for registered in self.registry)
-        topics = sorted({*self.topics_consumed(), *produced}) if self.settings.create_topics else []
-        return TopicCreator(self.broker, topics)
+        return sorted({*self.topics_consumed(), *produced})
 
     def topics_consumed(self) -> list[str]:
         """The topics of the events that durable handlers wait for."""

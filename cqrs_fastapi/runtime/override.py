@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,3 +20,17 @@ class Override(Generic[T]):
     def by(self, value: T) -> AbstractContextManager[None]:
         """While the block lasts, whoever asks for the type gets `value`. Blocks may be nested."""
         return self._begin(self.wanted, value)
+
+
+@contextmanager
+def overriding(overrides: dict[Any, Any], recompile: Callable[[], None], wanted: Any, value: object) -> Iterator[None]:
+    """Within the block `value` stands for `wanted`; afterwards all is as before."""
+    before = dict(overrides)
+    overrides[wanted] = value
+    try:
+        recompile()
+        yield
+    finally:
+        overrides.clear()
+        overrides.update(before)
+        recompile()

@@ -22,6 +22,7 @@ KEPT = (
     "_condition",
     "_drafts",
     "_joined",
+    "_outgoing",
     "_published",
     "_record",
     "_seen",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -16,7 +16,6 @@ from cqrs_fastapi.domain.finding.places import RootState
 from cqrs_fastapi.domain.finding.search import Search
 from cqrs_fastapi.domain.finding.streaming import stream_pages, stream_states
 from cqrs_fastapi.domain.revealing import Reveals
-from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.domain.root_rows import rows_of, subjects_of_rows
 from cqrs_fastapi.errors import ReadOnlyError
 from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
@@ -27,12 +26,14 @@ from cqrs_fastapi.mediation.contention import give_way
 from cqrs_fastapi.mediation.idempotency import Attempt
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
+from cqrs_fastapi.outbox.session_outbox import wake_after_commit
+from cqrs_fastapi.personal_data.key_cache import SubjectKey
 from cqrs_fastapi.personal_data.key_ring import Within
 from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
 from cqrs_fastapi.storage.driver_errors import before_commit
 from cqrs_fastapi.unit_of_work.causes import current_metadata, next_metadata
 from cqrs_fastapi.unit_of_work.disclosures import Disclosures
-from cqrs_fastapi.unit_of_work.drafts import Draft, Prepared, prepare_rows
+from cqrs_fastapi.unit_of_work.drafts import Draft, Prepared, prepare_rows, recorded_since
 from cqrs_fastapi.unit_of_work.revealing import UnitReveals
 from cqrs_fastapi.unit_of_work.savepoint import Savepoint, Undone
 from cqrs_fastapi.unit_of_work.services import Services
@@ -56,6 +57,7 @@ class UnitOfWork:
         "_drafts",
         "_joined",
         "_kernel",
+        "_outgoing",
         "_published",
         "_read_only",
         "_record",
@@ -79,6 +81,7 @@ class UnitOfWork:
         self._aggregates: dict[str, Aggregate] = {}
         self._seen: dict[str, int] = {}
         self._published: list[AnyEvent] = []
+        self._outgoing: list[Mapping[str, Any]] = []
         self._appends: list[tuple[str, Sequence[AnyEvent], ExpectedVersion]] = []
         self._drafts: list[Draft] = []
         self._unreacted: list[Draft] = []
@@ -207,9 +210,7 @@ class UnitOfWork:
         Raises ConcurrencyError, UnavailableError (nothing was written) or UnknownOutcomeError.
         """
         services = self._services
-        prepared = prepare_rows(
-            self._drafts, services.registry, services.routing, services.limits, self._disclosed.keys
-        )
+        prepared = prepare_rows(self._drafts, services, self._disclosed.keys, self._outgoing)
         give_way(one.stream for one in prepared.appends)
         if self._disclosed and (self._session is not None or self._joined):
             self.join(self._disclosed.check(services.database.tables))
@@ -223,8 +224,10 @@ class UnitOfWork:
         except ForgottenMeanwhileError as error:
             self._disclosed.forget(error.key_ids)
             raise
-        if prepared.sends:
+        if prepared.sends and (self._session is None or self._session_is_ours):
             services.wake()
+        elif prepared.sends and self._session is not None:
+            wake_after_commit(self._session.sync_session, services.wake)
 
     async def _commit(self, prepared: Prepared) -> None:
         if self._session is not None and self._read_only:
@@ -241,14 +244,20 @@ class UnitOfWork:
         if self._session is not None and self._session_is_ours:
             await self._session.close()
 
+    async def keys_for(self, event: AnyEvent, /) -> Mapping[str, SubjectKey]:
+        """What the personal fields of an event are encrypted with that is sent by this unit."""
+        await self._find_keys_of([event], ())
+        return self._disclosed.keys
+
     async def _find_keys(self) -> None:
-        """What the drafts are to be encrypted with. The session is flushed first: of two units that wait for each
-        other's rows and keys neither would ever go on.
-        """
+        """What the drafts are to be encrypted with."""
         events = self._disclosed.of(draft.event for draft in self._drafts)
         others = subjects_of_rows(self._aggregates.values())
-        if not events and not others:
-            return
+        if events or others:
+            await self._find_keys_of(events, others)
+
+    async def _find_keys_of(self, events: Sequence[AnyEvent], others: Collection[str]) -> None:
+        """The session is flushed first: of two units that wait for each other's rows and keys neither would go on."""
         if self._session is not None:
             with before_commit():
                 await self._session.flush()
@@ -270,15 +279,8 @@ class UnitOfWork:
         """What was recorded, appended and published since the last look, in that order."""
         for one in self._undone or ():
             one.refuse_changes()
-        drafts: list[Draft] = []
-        for stream, aggregate in self._aggregates.items():
-            if isinstance(aggregate, RootEntity):
-                aggregate.record_changes(self.now())
-            recorded = aggregate.recorded
-            for event in recorded[self._seen.get(stream, 0) :]:
-                expected = aggregate.version or NO_STREAM
-                drafts.append(self._draft(event, stream, aggregate.__category__, expected))
-            self._seen[stream] = len(recorded)
+        recorded = recorded_since(self._aggregates, self._seen, self.now)
+        drafts = [self._draft(*one) for one in recorded]
         for stream, events, expected in self._appends:
             drafts += [self._draft(event, stream, stream.partition("-")[0], expected) for event in events]
         drafts += [self._draft(event, None, definition_of(type(event)).name, NO_STREAM) for event in self._published]

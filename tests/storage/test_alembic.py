@@ -104,7 +104,8 @@ async def on(url: str, work: object) -> object:
 def look(connection: Connection) -> tuple[str | None, bool, bool]:
     """The framework's revision, whether its marker row is there, whether the application's table is there."""
     tables = inspect(connection).get_table_names()
-    marked = "cqrs_leases" in tables and bool(connection.execute(text("SELECT count(*) FROM cqrs_leases")).scalar_one())
+    marks = text("SELECT count(*) FROM cqrs_leases WHERE name = 'mark'")
+    marked = "cqrs_leases" in tables and bool(connection.execute(marks).scalar_one())
     return migrations.current(connection), marked, "balances" in tables
 
 

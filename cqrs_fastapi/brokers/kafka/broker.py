@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cqrs_fastapi.brokers.broker import Publisher, Subscription
+from cqrs_fastapi.brokers.broker import Publisher, Subscription, TopicState
 from cqrs_fastapi.brokers.kafka.client import ping
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.publisher import KafkaPublisher
 from cqrs_fastapi.brokers.kafka.subscription import KafkaSubscription
-from cqrs_fastapi.brokers.kafka.topics import ensure_topics
+from cqrs_fastapi.brokers.kafka.topics import describe_topics, ensure_topics
 
 
 class KafkaBroker:
@@ -42,6 +42,12 @@ class KafkaBroker:
         """With partitions and replication of the settings; does nothing where the settings say create_topics=False."""
         if self._config.create_topics:
             await ensure_topics(self._config, topics)
+
+    async def create_topics(self, topics: Sequence[str]) -> Sequence[str]:
+        return await ensure_topics(self._config, topics)
+
+    async def describe_topics(self, topics: Sequence[str]) -> Sequence[TopicState]:
+        return await describe_topics(self._config, topics)
 
     def declare_group(self, group: str, topics: Sequence[str]) -> None:
         """Kafka keeps messages for groups that come later, so there is nothing to declare."""

@@ -8,7 +8,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
 
-from cqrs_fastapi.brokers.broker import Delivery, IncomingMessage, Outcome, OutgoingMessage, Publisher, Subscription
+from cqrs_fastapi.brokers.broker import (
+    Delivery,
+    IncomingMessage,
+    Outcome,
+    OutgoingMessage,
+    Publisher,
+    Subscription,
+    TopicState,
+)
 from cqrs_fastapi.brokers.memory import headers
 from cqrs_fastapi.brokers.memory.config import MemoryConfig
 from cqrs_fastapi.brokers.memory.publisher import MemoryPublisher
@@ -67,6 +75,14 @@ class MemoryBroker:
         for topic in topics:
             if not _is_topic(topic):
                 raise ConfigurationError(f"{topic!r} is no topic name; use 1-249 letters, digits, '.', '_' or '-'")
+
+    async def create_topics(self, topics: Sequence[str]) -> Sequence[str]:  # noqa: ARG002  # the port names it
+        """A topic is only a name here, so none is missing."""
+        return []
+
+    async def describe_topics(self, topics: Sequence[str]) -> Sequence[TopicState]:
+        """All exist, and keep nothing."""
+        return [TopicState(topic, exists=True) for topic in topics]
 
     def declare_group(self, group: str, topics: Sequence[str]) -> None:
         self._groups.setdefault(group, Group()).topics.update(topics)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic.operations import Operations
 
 from cqrs_fastapi.storage.column_types import UtcDateTime
+from cqrs_fastapi.storage.migrations import append_function, append_function_0004
 from cqrs_fastapi.storage.migrations.relay_functions import DROP, STATEMENTS
 from cqrs_fastapi.storage.names import Names
 
 revision = "0004"
 down_revision = "0003"
 
+_DROP_APPEND = "DROP FUNCTION {schema}{prefix}append"
+_OWNER = "outbox"
+
 
 def upgrade(op: Operations, names: Names) -> None:
     _relays(op, names)
+    _keys(op, names)
+    _owner(op, names)
+    _vacuum(op, names)
 
 
 def downgrade(op: Operations, names: Names) -> None:
+    _undo_vacuum(op, names)
+    _undo_owner(op, names)
+    _undo_keys(op, names)
     _no_relays(op, names)
 
 
@@ -64,3 +76,61 @@ def _index(op: Operations, names: Names, name: str, columns: tuple[str, ...], co
         postgresql_where=where,
         sqlite_where=where,
     )
+
+
+def _keys(op: Operations, names: Names) -> None:
+    """An event may be sent with another key than its stream."""
+    _replace_append(op, names, append_function_0004.APPEND)
+
+
+def _undo_keys(op: Operations, names: Names) -> None:
+    _replace_append(op, names, append_function.APPEND)
+
+
+def _replace_append(op: Operations, names: Names, statement: str) -> None:
+    if op.get_context().dialect.name == "postgresql":
+        op.execute(sa.text(names.written(_DROP_APPEND)))
+        op.execute(sa.text(names.written(statement)))
+
+
+def _owner(op: Operations, names: Names) -> None:
+    """A row that is always there, so that whoever changes it and whoever relies on it wait for each other."""
+    leases = _leases(names)
+    op.execute(sa.insert(leases).values(name=_OWNER, owner=None, epoch=0, expires_at=datetime.fromtimestamp(0, UTC)))
+
+
+def _undo_owner(op: Operations, names: Names) -> None:
+    leases = _leases(names)
+    op.execute(sa.delete(leases).where(leases.c.name == _OWNER))
+
+
+def _leases(names: Names) -> sa.TableClause:
+    columns = (sa.column("name", sa.Text), sa.column("owner", sa.Uuid), sa.column("epoch", sa.BigInteger))
+    return sa.table(names.of("leases"), *columns, sa.column("expires_at", UtcDateTime), schema=names.schema)
+
+
+_VACUUM = {
+    "autovacuum_vacuum_scale_factor": "0",
+    "autovacuum_vacuum_threshold": "1000",
+    "autovacuum_vacuum_cost_delay": "0",
+    "autovacuum_analyze_scale_factor": "0",
+    "autovacuum_analyze_threshold": "10000",
+    "vacuum_index_cleanup": "on",
+}
+"""A queue is empty or nearly so, whatever has passed through it: what counts is the number of rows that are dead, and
+never their share. Index entries go with every vacuum, since it is they that an empty poll would step over.
+"""
+
+
+def _vacuum(op: Operations, names: Names) -> None:
+    settings = ", ".join(f"{name} = {value}" for name, value in _VACUUM.items())
+    _alter(op, names, f"SET ({settings})")
+
+
+def _undo_vacuum(op: Operations, names: Names) -> None:
+    _alter(op, names, f"RESET ({', '.join(_VACUUM)})")
+
+
+def _alter(op: Operations, names: Names, change: str) -> None:
+    if op.get_context().dialect.name == "postgresql":
+        op.execute(sa.text(names.written(f"ALTER TABLE {{schema}}{{prefix}}outbox {change}")))
