@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.eventstore.subscription import Arrival
-from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, open_message
+from cqrs_fastapi.inbox.envelope import Envelope, decode
 from cqrs_fastapi.inbox.stored import open_stored
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
+from cqrs_fastapi.messages.envelopes.envelope import Opened
 from cqrs_fastapi.messages.json_codec import require_json
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.personal_data.events import PersonalEvents
@@ -28,30 +30,31 @@ async def reveal_stored(arrival: Arrival, registry: EventRegistry, personal: Per
 
 
 async def reveal_message(
-    message: IncomingMessage, registry: EventRegistry, personal: PersonalEvents | None, *, max_bytes: int
+    message: IncomingMessage,
+    registry: EventRegistry,
+    personal: PersonalEvents | None,
+    envelopes: Envelopes,
+    *,
+    max_bytes: int,
 ) -> list[Envelope]:
-    """As `open_message`; and the errors of `PersonalEvents.reveal_one`."""
-    place = _place_of(message) if personal is not None and len(message.payload) <= max_bytes else None
-    if personal is None or place is None:
-        return open_message(message, registry, max_bytes=max_bytes)
-    require_json(message.payload)
-    text, key_ids = await personal.reveal_one(place, message.payload)
+    """Its events, mostly one. Raises a MessageError that says what is missing, unknown, malformed or too large; and
+    the errors of `PersonalEvents.reveal_one`.
+    """
+    opened = envelopes.open(message, max_bytes=max_bytes)
+    if personal is None:
+        return decode(opened, registry)
+    require_json(opened.data)
+    text, key_ids = await personal.reveal_one(_place_of(message, opened), opened.data)
     if text is None:
-        return open_message(message, registry, max_bytes=max_bytes)
+        return decode(opened, registry)
     # The limit is for what strangers send; decrypted it is never longer.
-    revealed = replace(message, payload=text.encode())
-    opened = open_message(revealed, registry, max_bytes=max_bytes)
-    return [replace(one, key_ids=key_ids) for one in opened]
+    revealed = replace(opened, data=text.encode())
+    return [replace(one, key_ids=key_ids) for one in decode(revealed, registry)]
 
 
-def _place_of(message: IncomingMessage) -> Place | None:
-    """Where the sender keeps it: the key is its stream. None if the headers do not say enough to decrypt anything."""
-    try:
-        headers = {
-            name: message.headers[name].decode() for name in ("type", "version", "tenant") if name in message.headers
-        }
-        stream = None if message.key is None else message.key.decode()
-        name, version = headers["type"], int(headers.get("version", "1"))
-    except (KeyError, ValueError):
-        return None
-    return Place(headers.get("tenant", ""), stream or f"{name}-{message_id_of(message)}", name, version)
+def _place_of(message: IncomingMessage, opened: Opened) -> Place:
+    """Where the sender keeps it: the key is its stream. A key that is no text is no stream, and decrypts nothing."""
+    stream = "" if message.key is None else message.key.decode("utf-8", "backslashreplace")
+    metadata = opened.metadata
+    stream = stream or f"{opened.type}-{metadata.message_id}"
+    return Place(metadata.tenant or "", stream, opened.type, opened.version)

@@ -16,6 +16,7 @@ from cqrs_fastapi.brokers.broker import Broker, Delivery, Outcome, Publisher
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
 from cqrs_fastapi.outbox.parked_keys import ParkedKeys
 from cqrs_fastapi.outbox.rows import Pending, next_batch, remove
 from cqrs_fastapi.settings import Settings
@@ -45,6 +46,7 @@ class Relay:
     clock: Clock
     ids: IdFactory
     owner: UUID
+    envelopes: Envelopes
     name: str = "relay"
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _lease: Lease | None = None
@@ -124,7 +126,9 @@ class Relay:
         """The oldest messages. Those behind a parked one are parked as well, so that their key stays in order."""
         tables = self.database.tables
         limit = self.settings.relay_batch
-        parked, batch = await self.database.read(lambda c: (ParkedKeys.load(c, tables), next_batch(c, tables, limit)))
+        parked, batch = await self.database.read(
+            lambda c: (ParkedKeys.load(c, tables), next_batch(c, tables, self.envelopes, limit))
+        )
         behind = [pending for pending in batch if parked.holds(pending)]
         if behind:
             reason = Outcome(Delivery.REFUSED, "an earlier message of this key is parked")

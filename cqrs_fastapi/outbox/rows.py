@@ -12,14 +12,14 @@ from sqlalchemy import Connection, Row, delete, func, select
 
 from cqrs_fastapi.brokers.broker import OutgoingMessage
 from cqrs_fastapi.eventstore.records import Sending
+from cqrs_fastapi.messages.envelopes.chosen import POSITION_HEADER, Envelopes
+from cqrs_fastapi.messages.envelopes.envelope import Outbound
 from cqrs_fastapi.messages.events import EventDefinition
-from cqrs_fastapi.messages.headers import all_headers, render_headers
+from cqrs_fastapi.messages.headers import render_headers
 from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.outbox.routing import bucket_of
 from cqrs_fastapi.storage.tables import Tables
-
-POSITION_HEADER = "outbox-position"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def row_of(
     }
 
 
-def next_batch(connection: Connection, tables: Tables, limit: int) -> list[Pending]:
+def next_batch(connection: Connection, tables: Tables, envelopes: Envelopes, limit: int) -> list[Pending]:
     """The oldest rows. Inside one key their order is the order of commit, whoever wrote them."""
     outbox = tables.outbox
     query = (
@@ -74,7 +74,7 @@ def next_batch(connection: Connection, tables: Tables, limit: int) -> list[Pendi
         .order_by(outbox.c.position)
         .limit(limit)
     )
-    return [_pending(row) for row in connection.execute(query)]
+    return [_pending(row, envelopes) for row in connection.execute(query)]
 
 
 def remove(connection: Connection, tables: Tables, positions: Sequence[int]) -> None:
@@ -90,9 +90,9 @@ def backlog(connection: Connection, tables: Tables) -> tuple[int, datetime | Non
     return row[0], row[1]
 
 
-def _pending(row: Row[Any, Any, Any, Any, Any, Any, Any, Any]) -> Pending:
+def _pending(row: Row[Any, Any, Any, Any, Any, Any, Any, Any], envelopes: Envelopes) -> Pending:
     identifier: UUID = row.id
-    headers = all_headers(identifier, row.type, row.tenant, parse_json(row.headers))
-    headers[POSITION_HEADER] = str(row.position)
-    message = OutgoingMessage(identifier, row.topic, row.key, row.payload, headers)
-    return Pending(row.position, message, row.tenant)
+    stored = Outbound(identifier, row.type, row.topic, row.key, row.payload, parse_json(row.headers), row.tenant)
+    sealed = envelopes.build(stored)
+    headers = {**sealed.headers, POSITION_HEADER: str(row.position)}
+    return Pending(row.position, OutgoingMessage(identifier, row.topic, row.key, sealed.payload, headers), row.tenant)

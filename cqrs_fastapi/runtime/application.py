@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, overload
 
@@ -20,6 +20,9 @@ from cqrs_fastapi.mediation.providers import index
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.envelopes.codecs import Codec
+from cqrs_fastapi.messages.envelopes.envelope import Envelope
+from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.messages.upcasters import UpcasterMap
 from cqrs_fastapi.personal_data.forgetting import ReadModels
@@ -55,8 +58,13 @@ class Application:
         broker: Broker | None = None,
         key_provider: KeyProvider | None = None,
         behaviors: Sequence[Behavior] = (),
+        envelopes: Mapping[str, Envelope] | None = None,
+        codecs: Mapping[type[AnyEvent], Codec] | None = None,
     ) -> None:
-        """Nothing is read, opened or checked here. `settings`, `broker` and `key_provider` replace the container's."""
+        """Nothing is read, opened or checked here. `settings`, `broker` and `key_provider` replace the container's.
+
+        `envelopes` are the forms of messages by their topics, `codecs` those of data by their events.
+        """
         self.container: Any = container if container is not None else CqrsContainer()
         give_settings(self.container)
         if settings is not None:
@@ -78,6 +86,8 @@ class Application:
         self.on = self.events.on
         self.job = self.jobs.job
         self._behaviors = tuple(behaviors)
+        self._envelopes = dict(envelopes or {})
+        self._codecs = dict(codecs or {})
         self._registered: list[type] = []
         self._read_models = ReadModels()
         self._overrides: dict[Any, Any] = {}
@@ -258,6 +268,8 @@ class Application:
             self._behaviors,
             self.jobs.problems(),
             self.upcasters,
+            self._envelopes,
+            self._codecs,
         )
 
     @contextmanager

@@ -91,7 +91,8 @@ class Engine:
         self._probes += self._reading.probes()
         self._routing = Routing()
         self.personal = personal_events(container.key_provider(), self)
-        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
+        sendable = partial(self._assembled.envelopes.require_sendable, max_bytes=self.settings.max_message_bytes)
+        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events, sendable)
         self._appender = Appender(self.database)
         ring = None if self.personal is None else self.personal.ring
         self._snapshots = SnapshotWriter(self.database, self.settings.service, ring)
@@ -186,7 +187,9 @@ class Engine:
     def worker(self, name: WorkerName) -> Worker:
         """A new worker of this kind."""
         if name == "relay":
-            self._relay = Relay(self.database, self.broker, self.settings, self.clock, self.ids, owner=self.ids())
+            self._relay = Relay(
+                self.database, self.broker, self.settings, self.clock, self.ids, self.ids(), self._assembled.envelopes
+            )
             return self._relay
         if name == "consumer":
             store = self._reading.worker(self._handlings(), self.ids())
@@ -241,7 +244,7 @@ class Engine:
             self._relay.wake()
 
     def _handlings(self) -> Handlings:
-        return Handlings(self.kernel, self.database, self.settings, self.personal)
+        return Handlings(self.kernel, self.database, self.settings, self._assembled.envelopes, self.personal)
 
     async def _ping_database(self) -> None:
         await self.database.ping()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from cqrs_fastapi.errors import MessageTooLargeError
 from cqrs_fastapi.eventstore.expected_version import ExpectedVersion
 from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, NewEvent, StreamAppend
+from cqrs_fastapi.messages.envelopes.envelope import Outbound
 from cqrs_fastapi.messages.events import AnyEvent, EventDefinition, tags_of
 from cqrs_fastapi.messages.headers import render_headers
 from cqrs_fastapi.messages.metadata import Metadata
@@ -32,12 +33,21 @@ class Draft(NamedTuple):
     expected: ExpectedVersion
 
 
+Sendable = Callable[[Outbound, str], None]
+"""Raises a MessageError for a message, with its rendered headers, that could not be sent."""
+
+
+def _whatever(message: Outbound, headers: str) -> None:
+    """Where nothing is sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes in bytes; what is over them is refused before anything is written."""
 
     event_bytes: int
     append_events: int
+    require_sendable: Sendable = _whatever
 
 
 @dataclass(slots=True)
@@ -67,7 +77,8 @@ def prepare_rows(
     keys: Mapping[str, SubjectKey] = NO_KEYS,
 ) -> Prepared:
     """Encode every draft once, its personal fields encrypted with the `keys` of their subjects. Raises
-    MessageTooLargeError, and UnknownMessageError for an unregistered event.
+    MessageTooLargeError, also for what would be so on its way; MalformedMessageError for what could not be sent; and
+    UnknownMessageError for an unregistered event.
     """
     if len(drafts) > limits.append_events:
         raise MessageTooLargeError(what="the unit of work", size=len(drafts), limit=limits.append_events, unit="events")
@@ -83,8 +94,11 @@ def prepare_rows(
         if len(payload) > limits.event_bytes:
             raise MessageTooLargeError(what=type(event).__name__, size=len(payload), limit=limits.event_bytes)
         topic = routing.topic_of(registered.event_type)
+        headers = render_headers(metadata, definition.version)
         if topic is not None:
             prepared.sends = True
+            sent = Outbound(metadata.message_id, definition.name, topic, stream, payload, {}, metadata.tenant or "")
+            limits.require_sendable(sent, headers)
             if stream is None:
                 prepared.outbox.append(row_of(definition, metadata, category, topic, payload))
                 continue
@@ -95,7 +109,7 @@ def prepare_rows(
             definition.name,
             definition.version,
             payload.decode(),
-            render_headers(metadata, definition.version),
+            headers,
             None if topic is None else sending_of(metadata, stream, topic),
             tags_of(event) if definition.tags else (),
             bool(definition.tags),
