@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from cqrs_fastapi.brokers.kafka.client import away, connection
+from cqrs_fastapi.brokers.kafka.client import connection, unreachable
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.faults import is_topic
 from cqrs_fastapi.errors import ConfigurationError, UnavailableError
@@ -20,7 +20,7 @@ async def ensure_topics(config: KafkaConfig, topics: Sequence[str]) -> None:
     for topic in topics:
         if not is_topic(topic):
             raise ConfigurationError(f"{topic!r} is no topic name; use 1-249 letters, digits, '.', '_' or '-'")
-    admin = AIOKafkaAdminClient(**connection(config))
+    admin = AIOKafkaAdminClient(**connection(config, AIOKafkaAdminClient))
     try:
         # Twice the time of one request: one to find what is missing, one to create it.
         async with asyncio.timeout(2 * config.request_timeout_ms / 1000):
@@ -30,7 +30,7 @@ async def ensure_topics(config: KafkaConfig, topics: Sequence[str]) -> None:
             if missing:
                 await _create(config, admin, missing)
     except (errors.KafkaError, OSError, TimeoutError) as error:
-        raise away(config, error) from error
+        raise await unreachable(config, error) from error
     finally:
         await admin.close()
 
