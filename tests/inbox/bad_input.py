@@ -138,10 +138,10 @@ def _payloads() -> Iterator[Case]:
     yield json_of("1e9999 in a float is an infinity", HANDLED, '{"what":"x","ratio":1e9999}')
     yield json_of("1e9999 in an int", MALFORMED, '{"what":"x","n":1e9999}')
     yield json_of("1e9999 in a decimal", HANDLED, '{"what":"x","amount":"1e9999"}')
-    yield json_of("an int of 4,000 digits", HANDLED, '{"what":"x","n":%s}' % ("9" * 4000))
-    yield json_of("an int of 5,000 digits", MALFORMED, '{"what":"x","n":%s}' % ("9" * 5000))
-    yield json_of("an int of 100,000 digits", MALFORMED, '{"what":"x","extra":%s}' % ("9" * 100_000))
-    yield json_of("a float of 100,000 digits", HANDLED, '{"what":"x","ratio":0.%s}' % ("9" * 100_000))
+    yield json_of("an int of 4,000 digits", HANDLED, '{"what":"x","n":' + "9" * 4000 + "}")
+    yield json_of("an int of 5,000 digits", MALFORMED, '{"what":"x","n":' + "9" * 5000 + "}")
+    yield json_of("an int of 100,000 digits", MALFORMED, '{"what":"x","extra":' + "9" * 100_000 + "}")
+    yield json_of("a float of 100,000 digits", HANDLED, '{"what":"x","ratio":0.' + "9" * 100_000 + "}")
     yield json_of("a fraction for an int", MALFORMED, '{"what":"x","n":1.5}')
     yield json_of("a decimal that is none", MALFORMED, '{"what":"x","amount":"ten"}')
     yield json_of("a time that is none", MALFORMED, '{"what":"x","at":"yesterday"}')
@@ -161,13 +161,13 @@ def _payloads() -> Iterator[Case]:
     yield native("payload of zeros", MALFORMED, bytes(1000))
     yield native("payload of a pickle", MALFORMED, b"cos\nsystem\n(S'true'\ntR.")
     for depth, end in ((60, HANDLED), (63, HANDLED), (64, MALFORMED), (1_000, MALFORMED), (60_000, MALFORMED)):
-        yield json_of(f"{depth} lists deep", end, '{"what":"x","extra":%s%s}' % ("[" * depth, "]" * depth))
+        yield json_of(f"{depth} lists deep", end, '{"what":"x","extra":' + "[" * depth + "]" * depth + "}")
     for opening in ("[", "{", '{"a":', "[{"):
         yield json_of(f"never closed {opening}", MALFORMED, opening * (100_000 // len(opening)))
     yield json_of("brackets in a text", HANDLED, json.dumps({"what": "[" * 10_000 + '"' + "{" * 10_000}))
     yield json_of("quotes without end", MALFORMED, '{"what":"' + '\\"' * 50_000)
-    yield json_of("100,000 keys", HANDLED, '{"what":"x","extra":{%s}}' % ",".join(f'"{n}":0' for n in range(18_000)))
-    yield json_of("100,000 empty lists", HANDLED, '{"what":"x","extra":[%s]}' % ",".join(["[]"] * 60_000))
+    yield json_of("15,000 keys", HANDLED, json.dumps({"what": "x", "extra": dict.fromkeys(range(15_000), 0)}))
+    yield json_of("45,000 empty lists", HANDLED, json.dumps({"what": "x", "extra": [[]] * 45_000}))
     yield native("payload at the limit", HANDLED, b'{"what":"%s"}' % (b"x" * (LIMIT - 11)))
     yield native("payload above the limit", TOO_LARGE, b'{"what":"%s"}' % (b"x" * (LIMIT - 10)))
     yield native("payload far above the limit", TOO_LARGE, b"[" * 900_000)
@@ -181,7 +181,9 @@ def _headers() -> Iterator[Case]:
     yield native("header version missing is 1", HANDLED, version=None)
     for number, value in enumerate((b"0", b"2", b"99999")):
         yield native(f"header version unknown {number}", UNKNOWN, version=value)
-    for number, value in enumerate((b"", b"one", b"-1", b"1.0", b"1e3", b" 1", "١".encode(), b"1" * 6, b"9" * 900)):
+    for number, value in enumerate(
+        (b"", b"one", b"-1", b"1.0", b"1e3", b" 1", "\u0661".encode(), b"1" * 6, b"9" * 900)
+    ):
         yield native(f"header version no number {number}", MALFORMED, version=value)
     for number, value in enumerate((b"x", b"1", b"g" * 32, b"0" * 31, b"\xff" * 16, b"0" * 1000, b"; DROP TABLE")):
         yield native(f"header message-id no UUID {number}", MALFORMED, message_id=value)
@@ -234,8 +236,8 @@ NAMES = [
         "thing ",
         " thing",
         "thing\u200b",
-        "thіng",
-        "ｔｈｉｎｇ",
+        "th\u0456ng",
+        "\uff54hing",
         "../thing",
     ),
     *("cqrs_fastapi.errors:CqrsError", "tests.bad_input:Thing", "__main__.Thing", "thing;1", "thing:1", "thing/1"),
@@ -323,10 +325,10 @@ def _clouds() -> Iterator[Case]:
     yield _structured("as nothing", MALFORMED, "")
     yield _structured("as no text", MALFORMED, b"\xff{}")
     yield _structured("with an id twice", MALFORMED, '{"specversion":"1.0","id":"a","id":"b","source":"s","type":"t"}')
-    yield _structured("65 deep", MALFORMED, '{"data":%s%s}' % ("[" * 65, "]" * 65))
+    yield _structured("65 deep", MALFORMED, '{"data":' + "[" * 65 + "]" * 65 + "}")
     yield _structured("never closed", MALFORMED, '{"data":' * 20_000)
-    yield _structured("of 100,000 numbers", MALFORMED, '{"data":[%s]}' % ",".join(["0"] * 90_000))
-    yield _structured("with an int of 100,000 digits", MALFORMED, '{"specversion":%s}' % ("9" * 100_000))
+    yield _structured("of 60,000 numbers", MALFORMED, json.dumps({"data": [0] * 60_000}))
+    yield _structured("with an int of 100,000 digits", MALFORMED, '{"specversion":' + "9" * 100_000 + "}")
     for kind in ("+avro", "-batch+json", "", "+JSON2"):
         media_type = f"application/cloudevents{kind}".encode()
         yield Case(f"structured as {kind}", MALFORMED, b"[]", {"content-type": media_type}, "clouds")

@@ -1,4 +1,4 @@
-"""A consumer as a process of its own that is given everything in `bad_input`, three times, and tells what came of it."""
+"""A consumer as a process of its own that is given all of `bad_input`, three times, and tells what came of it."""
 
 from __future__ import annotations
 
@@ -89,6 +89,11 @@ def memory(name: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
+def forget_peak() -> None:
+    """The most so far was that of making the cases."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 async def give(topics: RawTopics, cases: Sequence[Case], first_offset: int) -> None:
     before = len(topics.settled)
     topics.waiting += [replace(case.message(), offset=first_offset + n) for n, case in enumerate(cases)]
@@ -105,7 +110,7 @@ async def run(url: str) -> dict[str, Any]:
     cqrs = made(url, topics, done)
     async with cqrs.running(workers=("consumer",)):
         await give(topics, [native("warm", HANDLED), native("cold", "", b"")], 0)
-        Path("/proc/self/clear_refs").write_text("5")  # the most so far was that of making the cases
+        forget_peak()
         start = memory("VmRSS")
         audit.on = True
         await give(topics, [native(f"audited {name}", "", type=name.encode()) for name in NAMES], 100)

@@ -44,8 +44,10 @@ fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 names = st.sampled_from(["message-id", "type", "version", "content-type", "content-encoding", "time", "tenant", "user"])
 attributes = st.sampled_from(["id", "source", "type", "specversion", "time", "schemaversion", "causationid"])
 values = st.binary(max_size=40) | st.sampled_from(
-    [b"thing", b"packed", b"gzip", b"1", b"1.0", b"application/msgpack", b"application/cloudevents+json"]
-    + [b"00000000-0000-0000-0000-000000000001", b"2026-01-01T00:00:00Z", b"cloud.thing", b"/s"]
+    [
+        *(b"thing", b"packed", b"gzip", b"1", b"1.0", b"application/msgpack", b"application/cloudevents+json"),
+        *(b"00000000-0000-0000-0000-000000000001", b"2026-01-01T00:00:00Z", b"cloud.thing", b"/s"),
+    ]
 )
 headers = st.dictionaries(names | attributes.map("ce_{}".format) | st.text(max_size=10), values, max_size=8)
 jsons = st.recursive(
@@ -62,8 +64,7 @@ def end_of(case: Case) -> str:
         opened = ENVELOPES.open(case.message(), max_bytes=LIMIT)
         decode(opened, REGISTRY)
     except MessageError as error:
-        assert len(str(error)) < 2000
-        return error.code
+        return error.code if len(str(error)) < 2000 else "an error that is too long"
     assert opened.metadata.correlation_id.isprintable()
     assert all(name.isprintable() and text.isprintable() for name, text in opened.metadata.headers.items())
     return HANDLED
