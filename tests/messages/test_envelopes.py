@@ -278,7 +278,7 @@ def test_choices_are_checked_at_the_start() -> None:
     assert [problem.split(";")[0][:60] for problem in problems] == [
         "an envelope is chosen for the topic 'nowhere', and no event ",
         "the envelope of the topic 'orders' has no build and no parse",
-        "Foreign(Imported) is for 'other'",
+        "Foreign(Imported) stands for the topic 'other'",
         "a codec is chosen for what is no event: Half is not an event",
         "the codec of Imported has no encode and no decode: <test_env",
     ]

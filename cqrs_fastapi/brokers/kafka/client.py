@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,11 @@ class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no
         return await self._tokens.token()
 
 
+def _tells_no_secret(record: logging.LogRecord) -> bool:
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(one).__name__.startswith("SaslAuthenticate") for one in arguments)
+
+
 def connection(config: KafkaConfig, client: Callable[..., Any] = AIOKafkaClient) -> dict[str, Any]:
     """The arguments that every client of aiokafka takes, and of the options those that this one takes."""
     return {
@@ -47,6 +53,8 @@ def connection(config: KafkaConfig, client: Callable[..., Any] = AIOKafkaClient)
 
 
 def _security(config: KafkaConfig) -> dict[str, Any]:
+    # aiokafka writes what it sends into its log of connections, passwords and tokens among it.
+    logging.getLogger("aiokafka.conn").addFilter(_tells_no_secret)
     return {
         "security_protocol": config.security_protocol,
         "ssl_context": context_of(config),
@@ -78,12 +86,17 @@ async def ping(config: KafkaConfig) -> None:
         async with asyncio.timeout(PING_SECONDS):
             with no_silent_cancellation():
                 await client.bootstrap()
-        if not client.cluster.brokers():  # which is what aiokafka makes of the answer to a token that is refused
-            raise KafkaConnectionError("it names no brokers")
+        require_brokers(client)
     except (KafkaError, OSError, TimeoutError) as error:
         raise await unreachable(config, error, seconds=max(0.0, ends - loop.time())) from error
     finally:
         await client.close()
+
+
+def require_brokers(client: AIOKafkaClient) -> None:
+    """Of a client that has started: one without brokers is what aiokafka makes of the answer to a refused token."""
+    if not client.cluster.brokers():
+        raise KafkaConnectionError("it names no brokers")
 
 
 async def start_producer(config: KafkaConfig) -> AIOKafkaProducer:
@@ -100,6 +113,7 @@ async def start_producer(config: KafkaConfig) -> AIOKafkaProducer:
         async with asyncio.timeout(config.request_timeout_ms / 1000):
             with no_silent_cancellation():
                 await producer.start()
+        require_brokers(producer.client)
     except (KafkaError, OSError, TimeoutError) as error:
         await producer.stop()
         raise await unreachable(config, error) from error

@@ -15,7 +15,7 @@ from aiokafka.structs import TopicPartition
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.brokers.kafka import headers
-from cqrs_fastapi.brokers.kafka.client import connection, unreachable
+from cqrs_fastapi.brokers.kafka.client import connection, require_brokers, unreachable
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.faults import no_silent_cancellation
 
@@ -59,6 +59,7 @@ async def start_consumer(
         async with asyncio.timeout(config.request_timeout_ms / 1000):
             with no_silent_cancellation():
                 await consumer.start()
+        require_brokers(consumer._client)  # noqa: SLF001 -- see there
     except (KafkaError, OSError, TimeoutError) as error:
         await stop_consumer(consumer)
         raise await unreachable(config, error) from error

@@ -24,7 +24,7 @@ _OURS = {
     **dict.fromkeys(("acks", "enable_idempotence", "transactional_id"), "order and delivery depend on it"),
     **dict.fromkeys(("group_id", "enable_auto_commit", "auto_offset_reset"), "order and delivery depend on it"),
     **dict.fromkeys(("isolation_level", "heartbeat_interval_ms", "auto_commit_interval_ms"), "it is set already"),
-    **dict.fromkeys(("topics", "loop", "partitioner", "partition_assignment_strategy"), "it is set already"),
+    **dict.fromkeys(("loop", "partitioner", "partition_assignment_strategy"), "it is set already"),
     **dict.fromkeys(("key_serializer", "value_serializer", "key_deserializer"), "messages are bytes here"),
     **dict.fromkeys(("value_deserializer", "consumer_timeout_ms", "max_poll_records"), "it is set already"),
     **dict.fromkeys(("metadata_max_age_ms", "linger_ms", "transaction_timeout_ms"), "it is set already"),
