@@ -6,12 +6,13 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+EXAMPLES ?= 100000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check servers servers-stop bench load models clean
+.PHONY: help setup run test check servers servers-stop fuzz bench load models clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ models: setup ## search the models of the protocols with spin; ARGS=--all for th
 		if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -qq -y spin gcc libc6-dev; \
 		else echo "spin or gcc is missing; run: sudo apt-get install spin gcc libc6-dev" >&2; exit 1; fi; fi
 	$(BIN)/python -m tools.models $(ARGS)
+
+fuzz: setup ## search for messages that bring a consumer down; EXAMPLES=1000000 for longer
+	CQRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout=0 tests/inbox/test_envelope_bad_input.py -k "bytes or change or name"
 
 bench: setup ## measure
 	$(BIN)/python -m benchmarks $(ARGS)

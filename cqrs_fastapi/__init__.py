@@ -43,6 +43,11 @@ from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHa
 from cqrs_fastapi.mediation.providers import Provides
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
+from cqrs_fastapi.messages.envelopes.cloud_events import CloudEvents
+from cqrs_fastapi.messages.envelopes.codecs import Codec
+from cqrs_fastapi.messages.envelopes.envelope import Envelope
+from cqrs_fastapi.messages.envelopes.foreign import Foreign
+from cqrs_fastapi.messages.envelopes.native import Native
 from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, NotificationEvent
 from cqrs_fastapi.messages.forms import command, event, query
 from cqrs_fastapi.messages.metadata import Metadata
@@ -71,6 +76,8 @@ __all__ = [
     "Changed",
     "CircuitBreaker",
     "Clock",
+    "CloudEvents",
+    "Codec",
     "Command",
     "ConcurrencyError",
     "Condition",
@@ -87,6 +94,7 @@ __all__ = [
     "ECSTEvent",
     "Entity",
     "EntitySet",
+    "Envelope",
     "Event",
     "EventHandler",
     "EventMap",
@@ -95,8 +103,10 @@ __all__ = [
     "EventStore",
     "ExternalEntity",
     "Fallback",
+    "Foreign",
     "MediatorDep",
     "Metadata",
+    "Native",
     "Next",
     "NextHandler",
     "NotFoundError",

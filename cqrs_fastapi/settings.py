@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     max_event_bytes: int = Field(default=900_000, ge=1)
     """An event that would not fit a broker message is refused before the commit."""
     max_message_bytes: int = Field(default=1 << 20, ge=1)
-    """A received message that is larger is parked unread."""
+    """A received message whose payload is larger, also inflated, is parked unread; one that would be sent larger, with
+    key and headers, is refused before the commit.
+    """
     max_append_events: int = Field(default=10_000, ge=1)
 
     relay_batch: int = Field(default=500, ge=1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tools.pytest_servers import ServersOfRun
+from tools.servers.kafka_secured import Secured, secured
 from tools.servers.sql import create_database, drop_database
 
 
@@ -63,6 +64,14 @@ def real_kafka(pytestconfig: pytest.Config, kafka_bootstrap: str) -> str:
     if not server.real:
         pytest.skip(f"needs a real broker, and this run has {server}")
     return kafka_bootstrap
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(real_kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """An Apache Kafka with TLS and SASL of its own, where the run has a real one at all."""
+    del real_kafka
+    with secured(tmp_path_factory.mktemp("secured")) as kafka:
+        yield kafka
 
 
 @pytest.fixture(params=["memory", "kafka"])

@@ -19,7 +19,7 @@ from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Subscription
 from cqrs_fastapi.dead_letters.parking import Reason
 from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownMessageError
 from cqrs_fastapi.inbox.claims import in_store, settled
-from cqrs_fastapi.inbox.envelope import Envelope, message_id_of
+from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.handling import Handlings, Settlement, wait_for
 from cqrs_fastapi.inbox.revealing import reveal_message
 from cqrs_fastapi.messages.events import definition_of
@@ -110,7 +110,7 @@ class Consumer:
 
     async def _known(self, messages: Sequence[IncomingMessage]) -> _Known:
         """What is known already; while the database is away, nothing can be handled anyway."""
-        ids = [message_id for message in messages if (message_id := message_id_of(message)) is not None]
+        ids = [message_id for message in messages if (message_id := self.handlings.message_id_of(message)) is not None]
         while not self._stop.is_set():
             try:
                 return await self.handlings.database.read(partial(self._look_up, ids=ids))
@@ -139,7 +139,7 @@ class Consumer:
 
     async def _settle(self, message: IncomingMessage, known: _Known) -> bool:
         """Settle one message for every handler, one after the other; False if it was time to stop before that."""
-        if message_id_of(message) in known.in_store:
+        if self.handlings.message_id_of(message) in known.in_store:
             return True
         while not self._stop.is_set():
             try:
@@ -159,7 +159,8 @@ class Consumer:
 
     async def _open(self, message: IncomingMessage) -> list[Envelope]:
         limit = self.handlings.settings.max_message_bytes
-        return await reveal_message(message, self.registry, self.handlings.personal, max_bytes=limit)
+        personal, envelopes = self.handlings.personal, self.handlings.envelopes
+        return await reveal_message(message, self.registry, personal, envelopes, max_bytes=limit)
 
     async def _refuse(self, message: IncomingMessage, error: MessageError) -> bool:
         """It is kept as a dead letter, unless nobody wants to hear of what is unknown."""

@@ -16,10 +16,11 @@ from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.dead_letters.parking import DeadLetter, Reason, park
 from cqrs_fastapi.errors import CqrsError, UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.inbox.claims import DONE, PARKED, AlreadySettledError, claim
-from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, text_headers
+from cqrs_fastapi.inbox.envelope import Envelope, text_headers
 from cqrs_fastapi.mediation.kernel import Guard, Kernel
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
 from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError, hold
 from cqrs_fastapi.settings import Settings
@@ -64,7 +65,12 @@ class Handlings:
     kernel: Kernel
     database: Database
     settings: Settings
+    envelopes: Envelopes
     personal: PersonalEvents | None = None
+
+    def message_id_of(self, message: IncomingMessage) -> UUID | None:
+        """The id that a message is known by; None if it says none that is valid."""
+        return self.envelopes.message_id_of(message, max_bytes=self.settings.max_message_bytes)
 
     async def settle(
         self,
@@ -124,7 +130,7 @@ class Handlings:
 
         STOPPED if `stop` was set while it waited for a database that is away.
         """
-        return await self._keep(self._letter(consumer, message, reason, 0, message_id_of(message)), stop, also)
+        return await self._keep(self._letter(consumer, message, reason, 0, self.message_id_of(message)), stop, also)
 
     async def _keep(self, letter: DeadLetter, stop: asyncio.Event, also: AlsoWrite | None) -> Settlement:
         log.error("message_parked", consumer=letter.consumer, topic=letter.topic, code=letter.code, error=letter.error)

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.eventstore.subscription import Arrival
-from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, open_message
+from cqrs_fastapi.inbox.envelope import Envelope, decode
 from cqrs_fastapi.inbox.stored import open_stored
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
+from cqrs_fastapi.messages.envelopes.envelope import Opened
 from cqrs_fastapi.messages.headers import SOURCE
 from cqrs_fastapi.messages.json_codec import require_json
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.tokens import Place
-
-_TOLD = ("type", "version", "tenant", SOURCE)
 
 
 async def reveal_stored(arrival: Arrival, registry: EventRegistry, personal: PersonalEvents | None) -> list[Envelope]:
@@ -31,30 +31,33 @@ async def reveal_stored(arrival: Arrival, registry: EventRegistry, personal: Per
 
 
 async def reveal_message(
-    message: IncomingMessage, registry: EventRegistry, personal: PersonalEvents | None, *, max_bytes: int
+    message: IncomingMessage,
+    registry: EventRegistry,
+    personal: PersonalEvents | None,
+    envelopes: Envelopes,
+    *,
+    max_bytes: int,
 ) -> list[Envelope]:
-    """As `open_message`; and the errors of `PersonalEvents.reveal_one`."""
-    place = _place_of(message) if personal is not None and len(message.payload) <= max_bytes else None
-    if personal is None or place is None:
-        return open_message(message, registry, max_bytes=max_bytes)
-    require_json(message.payload)
-    text, key_ids = await personal.reveal_one(place, message.payload)
-    if text is None:
-        return open_message(message, registry, max_bytes=max_bytes)
-    # The limit is for what strangers send; decrypted it is never longer.
-    revealed = replace(message, payload=text.encode())
-    opened = open_message(revealed, registry, max_bytes=max_bytes)
-    return [replace(one, key_ids=key_ids) for one in opened]
-
-
-def _place_of(message: IncomingMessage) -> Place | None:
-    """Where the sender keeps it: the key is its stream, unless a header names another. None if the headers do not say
-    enough to decrypt anything.
+    """Its events, mostly one. Raises a MessageError that says what is missing, unknown, malformed or too large; and
+    the errors of `PersonalEvents.reveal_one`.
     """
-    try:
-        headers = {name: message.headers[name].decode() for name in _TOLD if name in message.headers}
-        stream = headers.get(SOURCE) or (None if message.key is None else message.key.decode())
-        name, version = headers["type"], int(headers.get("version", "1"))
-    except (KeyError, ValueError):
-        return None
-    return Place(headers.get("tenant", ""), stream or f"{name}-{message_id_of(message)}", name, version)
+    opened = envelopes.open(message, max_bytes=max_bytes)
+    if personal is None:
+        return decode(opened, registry)
+    require_json(opened.data)
+    text, key_ids = await personal.reveal_one(_place_of(message, opened), opened.data)
+    if text is None:
+        return decode(opened, registry)
+    # The limit is for what strangers send; decrypted it is never longer.
+    revealed = replace(opened, data=text.encode())
+    return [replace(one, key_ids=key_ids) for one in decode(revealed, registry)]
+
+
+def _place_of(message: IncomingMessage, opened: Opened) -> Place:
+    """Where the sender keeps it: the key is its stream, unless a header names another. What is no text is no stream,
+    and decrypts nothing.
+    """
+    named = message.headers.get(SOURCE) or message.key or b""
+    metadata = opened.metadata
+    stream = named.decode("utf-8", "backslashreplace") or f"{opened.type}-{metadata.message_id}"
+    return Place(metadata.tenant or "", stream, opened.type, opened.version)

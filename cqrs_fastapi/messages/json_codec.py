@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json
 
 from cqrs_fastapi.errors import MalformedMessageError
 from cqrs_fastapi.messages.forms import is_struct
+
+JsonValue: TypeAlias = Any
+"""What JSON can say: objects, lists, text, numbers, truth and None."""
 
 MAX_DEPTH = 64
 # Each string is matched at once and to its end, closed or not, without going back: hostile quotes cost linear time.
@@ -64,10 +67,10 @@ def codec_for(cls: type) -> JsonCodec:
     return JsonCodec(encode, decode, validate if kinds <= _WITHOUT_NAN else read)
 
 
-def require_json(data: bytes) -> None:
+def require_json(data: bytes, *, depth_limit: int = MAX_DEPTH) -> None:
     """Refuse, before any parser sees them, NaN and infinities, which are no JSON, and nesting deeper than 64."""
     has_constants = b"NaN" in data or b"Infinity" in data
-    is_deep = data.count(b"[") + data.count(b"{") > MAX_DEPTH
+    is_deep = data.count(b"[") + data.count(b"{") > depth_limit
     if not has_constants and not is_deep:
         return
     bare = _STRINGS.sub(b"", data)
@@ -76,8 +79,8 @@ def require_json(data: bytes) -> None:
     depth = 0
     for char in bare.translate(None, _NO_BRACKETS):
         depth += 1 if char in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise MalformedMessageError(f"JSON nested deeper than {MAX_DEPTH}")
+        if depth > depth_limit:
+            raise MalformedMessageError(f"JSON nested deeper than {depth_limit}")
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -19,6 +19,7 @@ from cqrs_fastapi.brokers.broker import Publisher
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
 from cqrs_fastapi.outbox.asides import Asides
 from cqrs_fastapi.outbox.buckets import buckets_of, share_of
 from cqrs_fastapi.outbox.claiming import Passed, claim, settle
@@ -59,6 +60,7 @@ class Lane:
     database: Database
     shares: Shares
     orders: Orders
+    envelopes: Envelopes
     clock: Clock
     ids: IdFactory
     holds: Holds
@@ -143,7 +145,7 @@ class Lane:
             return
         if self.holds:
             await self._count(batch)
-        outcomes = await publish(publisher, batch, stop)
+        outcomes = await publish(publisher, self.envelopes, batch, stop)
         grace = self.orders.grace
         given_up = frozenset(topic for topic in self.holds.unknown_since if self.holds.is_given_up(topic, grace))
         sent = told_apart(batch, outcomes, given_up)

@@ -13,7 +13,7 @@ from cqrs_fastapi.errors import MalformedMessageError
 from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry, RegisteredEvent
-from cqrs_fastapi.outbox.outgoing import Address, Due, event_payload, event_row, raw_row
+from cqrs_fastapi.outbox.outgoing import Address, Due, Sendable, event_payload, event_row, outbound_of, raw_row
 from cqrs_fastapi.outbox.routing import Route, Routing
 from cqrs_fastapi.personal_data.events import NO_KEYS
 from cqrs_fastapi.personal_data.key_cache import SubjectKey
@@ -27,6 +27,12 @@ class Desk:
     registry: EventRegistry
     routing: Routing
     max_bytes: int
+    require_sendable: Sendable
+
+    def checked(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row, unless it could not be sent."""
+        self.require_sendable(outbound_of(row), row["headers"])
+        return row
 
 
 class Outbox(ABC):
@@ -76,7 +82,8 @@ class Outbox(ABC):
             metadata.tenant or "", f"{definition.name}-{metadata.message_id}", definition.name, definition.version
         )
         payload = event_payload(registered, event, place, keys, self._desk.max_bytes)
-        self._put(event_row(definition, metadata, address, payload, category=definition.name, stream=None))
+        row = event_row(definition, metadata, address, payload, category=definition.name, stream=None)
+        self._put(self._desk.checked(row))
         return metadata.message_id
 
     async def add_raw(
@@ -99,7 +106,8 @@ class Outbox(ABC):
         """
         address = Address(topic, key, ordered, Due(delay, at))
         metadata = self._next_metadata()
-        self._put(raw_row(metadata, address, payload, headers or {}, max_bytes=self._desk.max_bytes))
+        row = raw_row(metadata, address, payload, headers or {}, max_bytes=self._desk.max_bytes)
+        self._put(self._desk.checked(row))
         return metadata.message_id
 
     @abstractmethod

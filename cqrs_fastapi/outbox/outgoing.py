@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from cqrs_fastapi.errors import MalformedMessageError, MessageTooLargeError
 from cqrs_fastapi.eventstore.records import DUE
+from cqrs_fastapi.messages.envelopes.envelope import Outbound
 from cqrs_fastapi.messages.events import AnyEvent, EventDefinition
 from cqrs_fastapi.messages.headers import OURS, SOURCE, context_headers, render_headers
 from cqrs_fastapi.messages.metadata import Metadata
@@ -21,6 +22,9 @@ from cqrs_fastapi.outbox.routing import bucket_of, checked_key, is_topic
 from cqrs_fastapi.personal_data.fields import conceal
 from cqrs_fastapi.personal_data.key_cache import SubjectKey
 from cqrs_fastapi.personal_data.tokens import Place
+
+Sendable = Callable[[Outbound, str], None]
+"""Raises a MessageError for a message, with its rendered headers, that could not be sent."""
 
 GIVEN = frozenset({"type", "version", "content-type"})
 """Headers of ours that whoever sends bytes may say himself."""
@@ -91,6 +95,11 @@ def event_row(
     named = {} if address.key in (None, source) and stream is None else {SOURCE: source}
     headers = render_headers(metadata, definition.version, named)
     return _row(metadata, address, payload, headers, kind=definition.name, category=category, identity=stream or "")
+
+
+def outbound_of(row: Mapping[str, Any]) -> Outbound:
+    """What an envelope is built of, without the headers, which are rendered already."""
+    return Outbound(row["id"], row["type"], row["topic"], row["key"], row["payload"], {}, row["tenant"])
 
 
 def raw_row(

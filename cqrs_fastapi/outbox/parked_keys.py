@@ -18,13 +18,12 @@ from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.messages.json_codec import parse_json, render_json
 from cqrs_fastapi.outbox.buckets import ASIDE
 from cqrs_fastapi.outbox.claiming import HELD, PARKED
-from cqrs_fastapi.outbox.pending import POSITION_HEADER, Pending, columns_of, name_of, pending_of
+from cqrs_fastapi.outbox.pending import OF_COLUMNS, Pending, columns_of, name_of, pending_of
 from cqrs_fastapi.outbox.routing import bucket_of
 from cqrs_fastapi.storage.dialects import upsert
 from cqrs_fastapi.storage.tables import Tables
 
 BEHIND = "an earlier message of this key is parked"
-_OF_COLUMNS = (POSITION_HEADER, "message-id", "type", "content-type", "tenant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +136,13 @@ def put_back(connection: Connection, tables: Tables, topic: str, key: str) -> in
 def _row(letter: Any, topic: str, key: str) -> dict[str, Any]:
     """With its old position, which is lower than that of all that follows."""
     headers: dict[str, str] = parse_json(letter["headers"])
-    stored = {name: value for name, value in headers.items() if name not in _OF_COLUMNS}
+    stored = {name: value for name, value in headers.items() if name not in OF_COLUMNS}
     return {
         "position": letter["offset"],
         "id": letter["message_id"],
         "aggregatetype": key.partition("-")[0],
         "aggregateid": key,
-        "type": headers["type"],
+        "type": headers.get("type", ""),
         "topic": topic,
         "key": key,
         "headers": render_json(stored),

@@ -9,18 +9,22 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, literal, select
 
 from cqrs_fastapi.brokers.broker import OutgoingMessage
-from cqrs_fastapi.messages.headers import all_headers
+from cqrs_fastapi.messages.envelopes.chosen import POSITION_HEADER
+from cqrs_fastapi.messages.envelopes.envelope import Outbound
 from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.storage.dialects import seconds_until
 from cqrs_fastapi.storage.tables import Tables
 
-POSITION_HEADER = "outbox-position"
+OF_COLUMNS = frozenset({POSITION_HEADER, "message-id", "type", "tenant"})
+"""Headers that stand in columns of their own."""
 AT_MOST = 10_000
 """What waits is counted up to here: counting more would take as long as sending it."""
 
 
 class Pending(NamedTuple):
-    """A message of the outbox, at its position. `attempts` counts the sends after the first."""
+    """A message of the outbox as it is stored, at its position; its envelope is made when it is sent. `attempts` counts
+    the sends after the first.
+    """
 
     position: int
     message: OutgoingMessage
@@ -32,6 +36,13 @@ class Pending(NamedTuple):
     def name(self) -> str:
         """What is kept in order and held together: `topic/key`. Messages without a key have the topic's name."""
         return name_of(self.message.topic, self.message.key)
+
+    def outbound(self) -> Outbound:
+        """What its envelope is made of."""
+        stored = self.message
+        headers = {name: text for name, text in stored.headers.items() if name not in OF_COLUMNS}
+        kind = stored.headers.get("type", "")
+        return Outbound(stored.message_id, kind, stored.topic, stored.key, stored.payload, headers, self.tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +67,13 @@ def name_of(topic: str, key: str | None) -> str:
 def pending_of(row: Sequence[Any]) -> Pending:
     """From position, id, type, topic, key, payload, headers, tenant, bucket and attempts."""
     position, identifier, kind, topic, key, payload, headers, tenant, bucket, attempts = row
-    sent = all_headers(identifier, kind, tenant, parse_json(headers))
-    sent[POSITION_HEADER] = str(position)
-    return Pending(position, OutgoingMessage(identifier, topic, key, payload, sent), tenant, bucket, attempts)
+    stored = parse_json(headers)
+    stored |= {"message-id": str(identifier), POSITION_HEADER: str(position)}
+    if kind:
+        stored["type"] = kind
+    if tenant:
+        stored["tenant"] = tenant
+    return Pending(position, OutgoingMessage(identifier, topic, key, payload, stored), tenant, bucket, attempts)
 
 
 def columns_of(tables: Tables) -> tuple[Any, ...]:

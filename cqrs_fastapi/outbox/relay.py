@@ -14,6 +14,7 @@ from cqrs_fastapi.brokers.broker import Broker, Publisher
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
 from cqrs_fastapi.outbox.asides import Asides
 from cqrs_fastapi.outbox.buckets import SHARES, buckets_of, require_same_buckets
 from cqrs_fastapi.outbox.claiming import Passed, claim
@@ -68,6 +69,7 @@ class Relay:
     clock: Clock
     ids: IdFactory
     owner: UUID
+    envelopes: Envelopes
     name: str = "relay"
     only: Only = field(default_factory=Only)
     around: Surroundings = field(default_factory=Surroundings)
@@ -150,7 +152,9 @@ class Relay:
         batch = only.batch or settings.relay_batch
         orders = Orders(batch, only.topics, settings.topic_grace.total_seconds(), self._poll)
         asides = Asides(self.database, self.clock, self.ids, only.topics)
-        return Lane(number, self.database, shares, orders, self.clock, self.ids, Holds(loop.time), asides)
+        return Lane(
+            number, self.database, shares, orders, self.envelopes, self.clock, self.ids, Holds(loop.time), asides
+        )
 
     def _poll(self) -> float:
         return POLL_WHEN_TOLD if self.around.hears() else self.settings.relay_poll.total_seconds()

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cqrs_fastapi.brokers.broker import Delivery, Outcome, Publisher
+from cqrs_fastapi.brokers.broker import Delivery, Outcome, OutgoingMessage, Publisher
+from cqrs_fastapi.errors import MessageError
+from cqrs_fastapi.messages.envelopes.chosen import POSITION_HEADER, Envelopes
 from cqrs_fastapi.outbox.parked_keys import Refused
 from cqrs_fastapi.outbox.pending import Pending
 
 _GRACE = 1.0
 """Seconds that acknowledgements are waited for after the relay was told to stop."""
 _STOPPING = Outcome(Delivery.HELD, "the relay is stopping")
+_BEHIND = Outcome(Delivery.HELD, "an earlier message of its key was refused")
 
 
 @dataclass(slots=True)
@@ -27,15 +30,44 @@ class Sent:
     """Topics that the broker does not know."""
 
 
-async def publish(publisher: Publisher, batch: Sequence[Pending], stop: asyncio.Event) -> Sequence[Outcome]:
-    """Publish; what is not acknowledged soon after `stop` is left for another relay, whatever becomes of it."""
-    publishing = asyncio.ensure_future(publisher.publish([pending.message for pending in batch]))
+async def publish(
+    publisher: Publisher, envelopes: Envelopes, batch: Sequence[Pending], stop: asyncio.Event
+) -> Sequence[Outcome]:
+    """Publish in the envelopes of their topics; what is not acknowledged soon after `stop` is left for another relay,
+    whatever becomes of it. What no envelope can be built of is refused, and nothing later of its key is sent.
+    """
+    outcomes: list[Outcome | None] = []
+    sealed: list[OutgoingMessage] = []
+    refused: set[str] = set()
+    for pending in batch:
+        if pending.message.key is not None and pending.name in refused:
+            outcomes.append(_BEHIND)
+            continue
+        try:
+            sealed.append(_sealed(envelopes, pending))
+            outcomes.append(None)
+        except MessageError as error:
+            refused.add(pending.name)
+            outcomes.append(Outcome(Delivery.REFUSED, str(error)))
+    sent = iter(await _publish(publisher, sealed, stop) if sealed else ())
+    return [next(sent) if outcome is None else outcome for outcome in outcomes]
+
+
+def _sealed(envelopes: Envelopes, pending: Pending) -> OutgoingMessage:
+    stored = pending.message
+    sealed = envelopes.build(pending.outbound())
+    headers = {**sealed.headers, POSITION_HEADER: str(pending.position)}
+    return OutgoingMessage(stored.message_id, stored.topic, stored.key, sealed.payload, headers)
+
+
+async def _publish(publisher: Publisher, messages: Sequence[OutgoingMessage], stop: asyncio.Event) -> Sequence[Outcome]:
+    publishing = asyncio.ensure_future(publisher.publish(messages))
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({publishing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not publishing.done():
             await asyncio.wait({publishing}, timeout=_GRACE)
-        return publishing.result() if publishing.done() else [_STOPPING] * len(batch)
+        return publishing.result() if publishing.done() else [_STOPPING] * len(messages)
     finally:
         stopping.cancel()
         if not publishing.done():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -22,6 +22,9 @@ from cqrs_fastapi.mediation.providers import index
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.envelopes.codecs import Codec
+from cqrs_fastapi.messages.envelopes.envelope import Envelope
+from cqrs_fastapi.messages.events import AnyEvent
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.messages.upcasters import UpcasterMap
 from cqrs_fastapi.outbox.outbox import Outbox
@@ -64,9 +67,12 @@ class Application:
         key_provider: KeyProvider | None = None,
         behaviors: Sequence[Behavior] = (),
         route: RoutingFunction = Route.of,
+        envelopes: Mapping[str, Envelope] | None = None,
+        codecs: Mapping[type[AnyEvent], Codec] | None = None,
     ) -> None:
         """Nothing is read, opened or checked here. `settings`, `broker` and `key_provider` replace the container's;
-        `route` says for each class of events which topic it goes to, see `Route`.
+        `route` says for each class of events which topic it goes to, see `Route`; `envelopes` are the forms of messages
+        by their topics, `codecs` those of data by their events.
         """
         self.container: Any = container if container is not None else CqrsContainer()
         give_settings(self.container)
@@ -90,6 +96,8 @@ class Application:
         self.job = self.jobs.job
         self._behaviors = tuple(behaviors)
         self._route = route
+        self._envelopes = dict(envelopes or {})
+        self._codecs = dict(codecs or {})
         self._registered: list[type] = []
         self._read_models = ReadModels()
         self._overrides: dict[Any, Any] = {}
@@ -296,6 +304,8 @@ class Application:
             self.jobs.problems(),
             self.upcasters,
             self._route,
+            self._envelopes,
+            self._codecs,
         )
 
     def _recompile(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,6 +22,9 @@ from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.providers import AnyProvider
 from cqrs_fastapi.mediation.request_map import RequestBinding, RequestMap
 from cqrs_fastapi.messages.chains import Chains
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes, chosen
+from cqrs_fastapi.messages.envelopes.codecs import Codec
+from cqrs_fastapi.messages.envelopes.envelope import Envelope
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.forms import kind_of
 from cqrs_fastapi.messages.registry import EventRegistry, clash
@@ -46,6 +49,8 @@ class Blueprint:
     job_problems: Sequence[str] = ()
     upcasters: UpcasterMap = field(default_factory=UpcasterMap)
     route: RoutingFunction = Route.of
+    envelopes: Mapping[str, Envelope] = field(default_factory=dict)
+    codecs: Mapping[type[AnyEvent], Codec] = field(default_factory=dict)
 
     def request_bindings(self) -> list[RequestBinding]:
         return self.requests.bindings()
@@ -62,6 +67,7 @@ class Assembled:
     registry: EventRegistry
     durable: frozenset[type]
     jobs: dict[str, Handling]
+    envelopes: Envelopes
 
 
 def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
@@ -83,11 +89,14 @@ def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
     problems.extend(fold_problems(_aggregates(blueprint, injector), _handlers(blueprint), upcasters))
     problems.extend(blueprint.upcasters.problems())
     problems.extend(Chains([definition_of(one) for one in event_types], upcasters).problems)
+    topics = (topic for one in event_types if (topic := definition_of(one).topic) is not None)
+    envelopes, envelope_problems = chosen(blueprint.envelopes, blueprint.codecs, topics)
+    problems.extend(envelope_problems)
     if problems:
         raise RegistrationError(problems)
     durable = frozenset(compiler.pipelines.durable)
     compiled_jobs = {name: handling for name, handling in jobs.items() if handling is not None}
-    return Assembled(compiler, EventRegistry(event_types, upcasters), durable, compiled_jobs)
+    return Assembled(compiler, EventRegistry(event_types, upcasters), durable, compiled_jobs, envelopes)
 
 
 async def start_application_values(injector: Injector) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dependency_injector import containers, providers
 from pydantic import ValidationError
 
 from cqrs_fastapi.brokers.broker import Broker
 from cqrs_fastapi.brokers.connect import connect
+from cqrs_fastapi.brokers.tokens import TokenProvider
 from cqrs_fastapi.clock import Clock, SystemClock
 from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.identity import IdFactory, Uuid7Factory
@@ -16,14 +19,19 @@ from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
 
 
-def _connect(settings: Settings) -> Broker:
-    return connect(settings.broker_url, settings)
+def _connect(settings: Settings, tokens: TokenProvider | None) -> Broker:
+    return connect(settings.broker_url, settings, tokens)
 
 
 def _local_keys(settings: Settings) -> KeyProvider | None:
     """The keys of the settings; None without any: then nothing can be encrypted."""
     given = settings.personal_data_keys
     return LocalKeyProvider(keys_of(given.get_secret_value())) if given else None
+
+
+def no_tokens() -> TokenProvider | None:
+    """Brokers are given a password, or nothing."""
+    return None
 
 
 def read_settings() -> Settings:
@@ -33,6 +41,10 @@ def read_settings() -> Settings:
     except ValidationError as error:
         wrong = (f"CQRS_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
         raise ConfigurationError(f"the environment has settings that cannot be read: {'; '.join(wrong)}") from None
+
+
+_OWN: Mapping[object, str] = {read_settings: "settings", no_tokens: "broker_tokens"}
+"""What stands for which provider of the container."""
 
 
 class CqrsContainer(containers.DeclarativeContainer):
@@ -46,16 +58,17 @@ class CqrsContainer(containers.DeclarativeContainer):
     clock: Provides[Clock] = providers.Singleton(SystemClock)
     ids: Provides[IdFactory] = providers.Singleton(Uuid7Factory)
     database: Provides[Database] = providers.Singleton(Database, settings)
-    broker: Provides[Broker] = providers.Singleton(_connect, settings)
+    broker_tokens: Provides[TokenProvider | None] = providers.Singleton(no_tokens)
+    broker: Provides[Broker] = providers.Singleton(_connect, settings, broker_tokens)
     key_provider: Provides[KeyProvider | None] = providers.Singleton(_local_keys, settings)
 
 
 def give_settings(container: AnyContainer) -> None:
-    """Let database, broker and key provider have the container's own settings. They refer to the provider they were
-    declared with, which a subclass with a `settings` of its own has replaced.
+    """Let database, broker and key provider have the container's own settings and tokens. They refer to the providers
+    they were declared with, which a subclass with some of its own has replaced.
     """
-    own = container.providers["settings"]
     for name in ("database", "broker", "key_provider"):
         for given in arguments_of(container.providers[name])[0]:
-            if given is not own and target_of(given) is read_settings:
-                given.override(own)
+            own = _OWN.get(target_of(given))
+            if own is not None and container.providers[own] is not given:
+                given.override(container.providers[own])

@@ -92,22 +92,26 @@ class Engine:
         self._units: set[asyncio.Task[Any]] = set()
         self._probes = [Probe("database", self._ping_database), Probe("broker", self.broker.ping)]
         self._wakeups = Wakeups(self.database, self._wake_here)
-        self._relaying = Relaying(self.database, self.broker, self.settings, self.clock, self.ids, self._wakeups)
         self._assembled, self._injector = self._assemble()
+        envelopes = self._assembled.envelopes
+        self._relaying = Relaying(
+            self.database, self.broker, self.settings, self.clock, self.ids, envelopes, self._wakeups
+        )
         durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
         self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry, self._wakeups)
         self._probes += self._reading.probes()
         self._routing = Routing(blueprint.route)
         self._routing.check(self.registry)
         self.personal = personal_events(container.key_provider(), self)
-        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
+        sendable = partial(self._assembled.envelopes.require_sendable, max_bytes=self.settings.max_message_bytes)
+        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events, sendable)
         self._appender = Appender(self.database)
         ring = None if self.personal is None else self.personal.ring
         self._snapshots = SnapshotWriter(self.database, self.settings.service, ring)
         self._services = Services(
             self.database, self._appender, self.registry, self._routing, limits, self._relaying.wake, self.personal
         )
-        desk = Desk(self.registry, self._routing, limits.event_bytes)
+        desk = Desk(self.registry, self._routing, limits.event_bytes, sendable)
         self.office = Office(
             desk, self.database, self.clock, self.ids, self.personal, limits.append_events, self._relaying.wake
         )
@@ -267,7 +271,7 @@ class Engine:
         self._relaying.wake_here()
 
     def _handlings(self) -> Handlings:
-        return Handlings(self.kernel, self.database, self.settings, self.personal)
+        return Handlings(self.kernel, self.database, self.settings, self._assembled.envelopes, self.personal)
 
     async def _ping_database(self) -> None:
         await self.database.ping()

@@ -7,6 +7,7 @@ from functools import partial
 from cqrs_fastapi.brokers.broker import Broker
 from cqrs_fastapi.clock import Clock
 from cqrs_fastapi.identity import IdFactory
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
 from cqrs_fastapi.outbox.pending import backlog
 from cqrs_fastapi.outbox.relay import Only, Relay, Surroundings
 from cqrs_fastapi.runtime.health import NotReadyError, Probe
@@ -19,13 +20,21 @@ class Relaying:
     """`probe` tells how much waits; not ready while the relay of this process has a topic that nobody knows."""
 
     def __init__(  # noqa: PLR0917  # parts of the application, each once
-        self, database: Database, broker: Broker, settings: Settings, clock: Clock, ids: IdFactory, wakeups: Wakeups
+        self,
+        database: Database,
+        broker: Broker,
+        settings: Settings,
+        clock: Clock,
+        ids: IdFactory,
+        envelopes: Envelopes,
+        wakeups: Wakeups,
     ) -> None:
         self._database = database
         self._broker = broker
         self._settings = settings
         self._clock = clock
         self._ids = ids
+        self._envelopes = envelopes
         self._wakeups = wakeups
         self._relay: Relay | None = None
         self.probe = Probe("outbox", self._tell, only_informs=True)
@@ -40,7 +49,15 @@ class Relaying:
         wakeups = self._wakeups
         around = Surroundings(lambda: wakeups.hears, OutboxGauges(self._settings.service), wakeups.tell)
         self._relay = Relay(
-            self._database, self._broker, self._settings, self._clock, self._ids, self._ids(), only=only, around=around
+            self._database,
+            self._broker,
+            self._settings,
+            self._clock,
+            self._ids,
+            self._ids(),
+            self._envelopes,
+            only=only,
+            around=around,
         )
         return self._relay
 

@@ -12,11 +12,12 @@ from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.errors import MessageTooLargeError
 from cqrs_fastapi.eventstore.expected_version import NO_STREAM, ExpectedVersion
 from cqrs_fastapi.eventstore.records import AppendUnit, Condition, IdempotencyRecord, NewEvent, Sending, StreamAppend
+from cqrs_fastapi.messages.envelopes.envelope import Outbound
 from cqrs_fastapi.messages.events import AnyEvent, EventDefinition, tags_of
 from cqrs_fastapi.messages.headers import render_headers
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
-from cqrs_fastapi.outbox.outgoing import Address, event_payload, event_row
+from cqrs_fastapi.outbox.outgoing import Address, Sendable, event_payload, event_row, outbound_of
 from cqrs_fastapi.outbox.routing import Route, Routing
 from cqrs_fastapi.outbox.rows import sending_of
 from cqrs_fastapi.personal_data.events import NO_KEYS
@@ -34,12 +35,17 @@ class Draft(NamedTuple):
     expected: ExpectedVersion
 
 
+def _whatever(message: Outbound, headers: str) -> None:
+    """Where nothing is sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes in bytes; what is over them is refused before anything is written."""
 
     event_bytes: int
     append_events: int
+    require_sendable: Sendable = _whatever
 
 
 class Sources(Protocol):
@@ -94,7 +100,8 @@ def prepare_rows(
     outgoing: Sequence[Mapping[str, Any]] = (),
 ) -> Prepared:
     """Encode every draft once, its personal fields encrypted with the `keys` of their subjects; `outgoing` are rows of
-    the outbox that are ready. Raises MessageTooLargeError, and UnknownMessageError for an unregistered event.
+    the outbox that are ready. Raises MessageTooLargeError, also for what would be so on its way; MalformedMessageError
+    for what could not be sent; and UnknownMessageError for an unregistered event.
     """
     registry, routing, limits = sources.registry, sources.routing, sources.limits
     events = len(drafts) + len(outgoing)
@@ -108,9 +115,16 @@ def prepare_rows(
         definition = registered.definition
         payload = event_payload(registered, event, _place(draft, definition), keys, limits.event_bytes)
         address, sending = _destination(draft, routing.of(registered.event_type))
+        headers = render_headers(metadata, definition.version)
         if address is not None:
             row = event_row(definition, metadata, address, payload, category=category, stream=stream)
+            limits.require_sendable(outbound_of(row), row["headers"])
             prepared.outbox.append(row)
+        elif sending is not None:
+            sent = Outbound(
+                metadata.message_id, definition.name, sending.topic, stream, payload, {}, metadata.tenant or ""
+            )
+            limits.require_sendable(sent, headers)
         prepared.sends |= address is not None or sending is not None
         if stream is None:
             if address is not None:
@@ -121,7 +135,7 @@ def prepare_rows(
             definition.name,
             definition.version,
             payload.decode(),
-            render_headers(metadata, definition.version),
+            headers,
             sending,
             tags_of(event) if definition.tags else (),
             bool(definition.tags),

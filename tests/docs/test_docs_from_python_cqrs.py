@@ -9,19 +9,87 @@ import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "from-python-cqrs.md"
 
-NAMES = """
-Binary16 Compressor Container ContextT CoRMermaid DCDomainEvent DCEvent DCNotificationEvent DCRequest DCResponse
-DIContainer DeserializeProtobufError DialectAwareType DialectTypeHandler DomainEvent Event EventCodec EventEmitter
-EventHandler EventHandlerFallback EventMap EventMediator EventProducer EventSerializer EventStatus ICircuitBreaker
-IDomainEvent IEvent INotificationEvent IRequest IResponse InboxMessage InboxMessageMap InboxProcessor InboxRepository
-InboxStatus JSONType JsonEventSerializer NotificationEvent OutboxedEvent OutboxedEventMap OutboxedEventRepository
-PayloadBinary ProtobufDeserializer ProtobufEventSerializer PydanticDomainEvent PydanticEvent PydanticNotificationEvent
-PydanticRequest PydanticResponse Request RequestHandler RequestHandlerFallback RequestMap RequestMediator Resp Response
-Saga SagaMap SagaMediator SagaMermaid SagaStepHandler SagaStepResult ScopeAwareContainer ScopeStrategy
-SqlAlchemyInboxRepository SqlAlchemyOutboxedEventRepository SqlModelInboxRepository SqlModelOutboxedEventRepository
-StreamingRequestHandler StreamingRequestMediator SupportsScope UUIDBinary ZlibCompressor bind_scope current_container
-enter_scope rebind_inbox_model rebind_outbox_model
-""".split()
+NAMES = [
+    "Binary16",
+    "Compressor",
+    "Container",
+    "ContextT",
+    "CoRMermaid",
+    "DCDomainEvent",
+    "DCEvent",
+    "DCNotificationEvent",
+    "DCRequest",
+    "DCResponse",
+    "DIContainer",
+    "DeserializeProtobufError",
+    "DialectAwareType",
+    "DialectTypeHandler",
+    "DomainEvent",
+    "Event",
+    "EventCodec",
+    "EventEmitter",
+    "EventHandler",
+    "EventHandlerFallback",
+    "EventMap",
+    "EventMediator",
+    "EventProducer",
+    "EventSerializer",
+    "EventStatus",
+    "ICircuitBreaker",
+    "IDomainEvent",
+    "IEvent",
+    "INotificationEvent",
+    "IRequest",
+    "IResponse",
+    "InboxMessage",
+    "InboxMessageMap",
+    "InboxProcessor",
+    "InboxRepository",
+    "InboxStatus",
+    "JSONType",
+    "JsonEventSerializer",
+    "NotificationEvent",
+    "OutboxedEvent",
+    "OutboxedEventMap",
+    "OutboxedEventRepository",
+    "PayloadBinary",
+    "ProtobufDeserializer",
+    "ProtobufEventSerializer",
+    "PydanticDomainEvent",
+    "PydanticEvent",
+    "PydanticNotificationEvent",
+    "PydanticRequest",
+    "PydanticResponse",
+    "Request",
+    "RequestHandler",
+    "RequestHandlerFallback",
+    "RequestMap",
+    "RequestMediator",
+    "Resp",
+    "Response",
+    "Saga",
+    "SagaMap",
+    "SagaMediator",
+    "SagaMermaid",
+    "SagaStepHandler",
+    "SagaStepResult",
+    "ScopeAwareContainer",
+    "ScopeStrategy",
+    "SqlAlchemyInboxRepository",
+    "SqlAlchemyOutboxedEventRepository",
+    "SqlModelInboxRepository",
+    "SqlModelOutboxedEventRepository",
+    "StreamingRequestHandler",
+    "StreamingRequestMediator",
+    "SupportsScope",
+    "UUIDBinary",
+    "ZlibCompressor",
+    "bind_scope",
+    "current_container",
+    "enter_scope",
+    "rebind_inbox_model",
+    "rebind_outbox_model",
+]
 """`cqrs.__all__` of python-cqrs 5.3.0."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.servers.kafka_jars import find_java, jars
@@ -25,17 +27,46 @@ _JVM = (
 )
 
 
-def prepare(folder: Path, log: Path) -> tuple[Launch, str]:
-    """Formats the storage of a new cluster and tells how to start its broker, and its address."""
+def prepare(
+    folder: Path, log: Path, *, listeners: Sequence[Listener] = (), users: Sequence[str] = ()
+) -> tuple[Launch, str]:
+    """Formats the storage of a new cluster and tells how to start its broker, and its address. `users` are SCRAM's, as
+    the storage tool takes them.
+    """
     command = _command()
     port = free_port()
     properties = folder / "server.properties"
-    properties.write_text(_properties(folder / "data", port, free_port()))
+    settings = _settings(folder / "data", port, free_port())
+    for listener in listeners:
+        listener.add_to(settings)
+    properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # The `=` matters: an id may begin with a hyphen, which reads as an option where it stands alone.
     storage = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(properties))
-    run((*command, *storage), seconds=_FORMAT_SECONDS)
+    scram = tuple(f"--add-scram={user}" for user in users)
+    run((*command, *storage, *scram), seconds=_FORMAT_SECONDS)
     return Launch((*command, "kafka.Kafka", str(properties)), str(log)), f"{LOOPBACK}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One more way to reach the broker. `properties` are those of this listener alone, without their prefix."""
+
+    name: str
+    protocol: str
+    port: int
+    properties: Mapping[str, str]
+
+    def add_to(self, settings: dict[str, str | int | Path]) -> None:
+        address = f"{self.name}://{LOOPBACK}:{self.port}"
+        for key, more in (
+            ("listeners", address),
+            ("advertised.listeners", address),
+            ("listener.security.protocol.map", f"{self.name}:{self.protocol}"),
+        ):
+            settings[key] = f"{settings[key]},{more}"
+        prefix = f"listener.name.{self.name.lower()}."
+        settings.update({prefix + key: value for key, value in self.properties.items()})
 
 
 def _command() -> tuple[str, ...]:
@@ -44,9 +75,9 @@ def _command() -> tuple[str, ...]:
     return (str(java), *_JVM, "-cp", f"{jars(VERSION)}/*")
 
 
-def _properties(data: Path, port: int, controller_port: int) -> str:
+def _settings(data: Path, port: int, controller_port: int) -> dict[str, str | int | Path]:
     """One broker that is its own controller; topics exist only when somebody declares them, as in production."""
-    settings = {
+    return {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
@@ -75,4 +106,3 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         "num.io.threads": 2,
         "background.threads": 2,
     }
-    return "".join(f"{key}={value}\n" for key, value in settings.items())

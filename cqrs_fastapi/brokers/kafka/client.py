@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.abc import AbstractTokenProvider
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation
+from cqrs_fastapi.brokers.kafka.options import options_for
+from cqrs_fastapi.brokers.kafka.reasons import reason_of
+from cqrs_fastapi.brokers.kafka.security import context_of
+from cqrs_fastapi.brokers.tokens import TokenProvider
 from cqrs_fastapi.errors import UnavailableError
 
 PING_SECONDS = 2.0
@@ -20,17 +26,42 @@ _TRIES = 6
 _TRY_SECONDS = 0.3
 
 
-def connection(config: KafkaConfig) -> dict[str, Any]:
-    """The arguments that every client of aiokafka takes."""
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
+    """The user's provider, as aiokafka wants it."""
+
+    def __init__(self, tokens: TokenProvider) -> None:
+        self._tokens = tokens
+
+    async def token(self) -> str:
+        return await self._tokens.token()
+
+
+def _tells_no_secret(record: logging.LogRecord) -> bool:
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(one).__name__.startswith("SaslAuthenticate") for one in arguments)
+
+
+def connection(config: KafkaConfig, client: Callable[..., Any] = AIOKafkaClient) -> dict[str, Any]:
+    """The arguments that every client of aiokafka takes, and of the options those that this one takes."""
     return {
+        **options_for(client, config.driver),
         "bootstrap_servers": list(config.servers),
         "client_id": config.client_id,
         "request_timeout_ms": config.request_timeout_ms,
+        **_security(config),
+    }
+
+
+def _security(config: KafkaConfig) -> dict[str, Any]:
+    # aiokafka writes what it sends into its log of connections, passwords and tokens among it.
+    logging.getLogger("aiokafka.conn").addFilter(_tells_no_secret)
+    return {
         "security_protocol": config.security_protocol,
-        "ssl_context": ssl.create_default_context() if config.security_protocol.endswith("SSL") else None,
+        "ssl_context": context_of(config),
         "sasl_mechanism": config.sasl_mechanism,
         "sasl_plain_username": config.username,
         "sasl_plain_password": config.password,
+        "sasl_oauth_token_provider": None if config.tokens is None else _Tokens(config.tokens),
     }
 
 
@@ -38,23 +69,40 @@ def away(config: KafkaConfig, error: BaseException) -> UnavailableError:
     return UnavailableError(f"Kafka at {','.join(config.servers)} does not answer: {describe(error)}")
 
 
+async def unreachable(config: KafkaConfig, error: BaseException, *, seconds: float = PING_SECONDS) -> UnavailableError:
+    """What to raise for a client that could not start: with the reason, if a connection of its own finds one in time,
+    since aiokafka tells it to its log alone.
+    """
+    reason = await reason_of(config, {**_security(config), "request_timeout_ms": int(seconds * 1000)}, seconds=seconds)
+    return UnavailableError(f"Kafka at {','.join(config.servers)} cannot be reached: {reason or describe(error)}")
+
+
 async def ping(config: KafkaConfig) -> None:
     """Ask for metadata over a connection of its own, since an old one may be open and dead."""
     client = AIOKafkaClient(**connection(replace(config, request_timeout_ms=int(PING_SECONDS * 1000))))
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + PING_SECONDS
     try:
         async with asyncio.timeout(PING_SECONDS):
             with no_silent_cancellation():
                 await client.bootstrap()
+        require_brokers(client)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise away(config, error) from error
+        raise await unreachable(config, error, seconds=max(0.0, ends - loop.time())) from error
     finally:
         await client.close()
+
+
+def require_brokers(client: AIOKafkaClient) -> None:
+    """Of a client that has started: one without brokers is what aiokafka makes of the answer to a refused token."""
+    if not client.cluster.brokers():
+        raise KafkaConnectionError("it names no brokers")
 
 
 async def start_producer(config: KafkaConfig) -> AIOKafkaProducer:
     """An idempotent producer that is ready to send. UnavailableError if there is none in bounded time."""
     producer = AIOKafkaProducer(
-        **connection(config),
+        **connection(config, AIOKafkaProducer),
         acks="all",
         enable_idempotence=True,
         # Both are checked here first, so that aiokafka never refuses what is already part of a batch.
@@ -65,9 +113,10 @@ async def start_producer(config: KafkaConfig) -> AIOKafkaProducer:
         async with asyncio.timeout(config.request_timeout_ms / 1000):
             with no_silent_cancellation():
                 await producer.start()
+        require_brokers(producer.client)
     except (KafkaError, OSError, TimeoutError) as error:
         await producer.stop()
-        raise away(config, error) from error
+        raise await unreachable(config, error) from error
     except asyncio.CancelledError:
         await producer.stop()
         raise

@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from cqrs_fastapi.brokers.kafka.options import PREFIX, DriverOption, check_options, read_options
+from cqrs_fastapi.brokers.kafka.security import check_credentials, check_files
+from cqrs_fastapi.brokers.tokens import TokenProvider
 from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.settings import Settings
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaConfig:
-    """Where the cluster is and how long it may take. Times are milliseconds, sizes bytes."""
+    """Where the cluster is and how long it may take. Times are milliseconds, sizes bytes, files are read by their paths
+    for each new connection, so that a renewed certificate is taken up.
+    """
 
     servers: tuple[str, ...]
     client_id: str = "cqrs"
@@ -24,6 +29,16 @@ class KafkaConfig:
     sasl_mechanism: str = "PLAIN"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    tokens: TokenProvider | None = field(default=None, repr=False)
+    """For OAUTHBEARER."""
+    ca_file: str | None = None
+    """Whom to believe, in PEM; without it, the certificates of the system."""
+    certificate_file: str | None = None
+    """The client's own, in PEM, where the cluster asks for one."""
+    key_file: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+    allow_cleartext_credentials: bool = False
+    """Send a password or token unencrypted to another machine: only where something else encrypts, as a mesh does."""
     partitions: int = 6
     replication: int = 1
     create_topics: bool = True
@@ -39,9 +54,17 @@ class KafkaConfig:
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000
     """A member that does not receive for this long leaves the group."""
+    driver: Mapping[str, DriverOption] = field(default_factory=dict)
+    """Other options of aiokafka, by their names, for those of its clients that have them."""
+
+    def __post_init__(self) -> None:
+        """ConfigurationError for what cannot work, however it was written."""
+        check_credentials(self)
+        check_files(self)
+        check_options(self.driver)
 
     @classmethod
-    def parse(cls, url: str, settings: Settings) -> KafkaConfig:
+    def parse(cls, url: str, settings: Settings, tokens: TokenProvider | None = None) -> KafkaConfig:
         """Read `kafka://user:password@host:9092,host2:9092?client_id=orders`.
 
         ConfigurationError names what is wrong, and never repeats the password.
@@ -49,17 +72,25 @@ class KafkaConfig:
         parts = urlsplit(url)
         credentials, _, hosts = parts.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
-        config = cls(
+        return cls(
             servers=_servers(parts, hosts),
             username=unquote(username) or None,
             password=unquote(password) or None,
+            tokens=tokens,
             partitions=settings.topic_partitions,
             replication=settings.topic_replication,
             create_topics=settings.create_topics,
-            **_options(dict(parse_qsl(parts.query, keep_blank_values=True))),
+            **_options(_query(parts.query)),
         )
-        _check(config)
-        return config
+
+
+def _query(query: str) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name in given:
+            raise ConfigurationError(f"kafka://…?{name}= is given twice; write it once")
+        given[name] = text
+    return given
 
 
 def _servers(parts: SplitResult, hosts: str) -> tuple[str, ...]:
@@ -94,10 +125,19 @@ def _one_of(*allowed: str) -> Callable[[str, str], str]:
     return read
 
 
+def _truth(name: str, text: str) -> bool:
+    return _one_of("true", "false")(name, text) == "true"
+
+
 _READERS: Mapping[str, Callable[[str, str], str | int]] = {
     "client_id": _text,
     "security_protocol": _one_of(*_PROTOCOLS),
     "sasl_mechanism": _one_of(*_MECHANISMS),
+    "ca_file": _text,
+    "certificate_file": _text,
+    "key_file": _text,
+    "key_password": _text,
+    "allow_cleartext_credentials": _truth,
     "batch": _number,
     "max_message_bytes": _number,
     "request_timeout_ms": _number,
@@ -109,16 +149,12 @@ _READERS: Mapping[str, Callable[[str, str], str | int]] = {
 
 
 def _options(given: Mapping[str, str]) -> dict[str, Any]:
-    for name in given:
+    driver = {name.removeprefix(PREFIX): text for name, text in given.items() if name.startswith(PREFIX)}
+    own = {name: text for name, text in given.items() if not name.startswith(PREFIX)}
+    for name in own:
         if name not in _READERS:
-            raise ConfigurationError(f"kafka:// has no option {name!r}; it knows: {', '.join(_READERS)}")
-    return {name: _READERS[name](name, text) for name, text in given.items()}
-
-
-def _check(config: KafkaConfig) -> None:
-    sasl = config.security_protocol.startswith("SASL")
-    if sasl != (config.username is not None and config.password is not None):
-        raise ConfigurationError(
-            "a user and a password go with SASL and only with it; "
-            "write: kafka://user:password@host:9092?security_protocol=SASL_SSL"
-        )
+            raise ConfigurationError(
+                f"kafka:// has no option {name!r}; it knows: {', '.join(_READERS)}; and what aiokafka knows, "
+                f"as {PREFIX}fetch_max_bytes=1000000"
+            )
+    return {**{name: _READERS[name](name, text) for name, text in own.items()}, "driver": read_options(driver)}

@@ -15,7 +15,7 @@ from aiokafka.structs import TopicPartition
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.brokers.kafka import headers
-from cqrs_fastapi.brokers.kafka.client import away, connection
+from cqrs_fastapi.brokers.kafka.client import connection, require_brokers, unreachable
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.faults import no_silent_cancellation
 
@@ -43,7 +43,7 @@ async def start_consumer(
 ) -> AIOKafkaConsumer:
     """A consumer that has begun to join its group. UnavailableError if Kafka does not answer in bounded time."""
     consumer = AIOKafkaConsumer(
-        **connection(config),
+        **connection(config, AIOKafkaConsumer),
         group_id=group,
         enable_auto_commit=False,
         # Neither "earliest" nor "latest": either would also answer an offset out of range, and skip in silence.
@@ -59,9 +59,10 @@ async def start_consumer(
         async with asyncio.timeout(config.request_timeout_ms / 1000):
             with no_silent_cancellation():
                 await consumer.start()
+        require_brokers(consumer._client)  # noqa: SLF001 -- see there
     except (KafkaError, OSError, TimeoutError) as error:
         await stop_consumer(consumer)
-        raise away(config, error) from error
+        raise await unreachable(config, error) from error
     except asyncio.CancelledError:
         await stop_consumer(consumer)
         raise

@@ -1,20 +1,12 @@
-"""Headers between our strings and Kafka's pairs of name and bytes. What others wrote is bounded before it is kept."""
+"""Headers between our strings and Kafka's pairs of name and bytes."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 
 from cqrs_fastapi.brokers.broker import OutgoingMessage
 
 MESSAGE_ID = "message-id"
-
-MAX_HEADERS = 64
-MAX_NAME = 128
-MAX_BYTES = 32 << 10
-"""Of all names and values of one message together."""
-
-logger = logging.getLogger(__name__)
 
 
 def to_wire(message: OutgoingMessage) -> list[tuple[str, bytes | None]]:
@@ -28,21 +20,7 @@ def to_wire(message: OutgoingMessage) -> list[tuple[str, bytes | None]]:
 
 
 def from_wire(pairs: Iterable[tuple[str, bytes | None]]) -> Mapping[str, bytes]:
-    """At most 64 headers of 32 KiB in all. One that is too much or has an unprintable name is dropped, and logged.
-
-    A name that comes twice has its last value, which is what Kafka's own clients do.
+    """A name that comes twice has its last value, which is what Kafka's own clients take. What is too much is refused
+    where messages are opened, alike for every broker.
     """
-    kept: dict[str, bytes] = {}
-    room, dropped = MAX_BYTES, 0
-    for name, value in pairs:
-        content = value or b""
-        size = len(name) + len(content)
-        fits = size <= room and len(name) <= MAX_NAME and (name in kept or len(kept) < MAX_HEADERS)
-        if fits and name.isprintable():
-            kept[name] = content
-            room -= size
-        else:
-            dropped += 1
-    if dropped:
-        logger.warning("dropped %d headers of a message that were too many, too large or unprintable", dropped)
-    return kept
+    return {name: value or b"" for name, value in pairs}

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from cqrs_fastapi.brokers.broker import TopicState
-from cqrs_fastapi.brokers.kafka.client import away, connection
+from cqrs_fastapi.brokers.kafka.client import connection, unreachable
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.faults import is_topic
 from cqrs_fastapi.errors import ConfigurationError, UnavailableError
@@ -90,14 +90,14 @@ def _require_names(topics: Sequence[str]) -> None:
 
 @asynccontextmanager
 async def _admin(config: KafkaConfig) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**connection(config))
+    admin = AIOKafkaAdminClient(**connection(config, AIOKafkaAdminClient))
     try:
         # Twice the time of one request: one to find what is there, one to act on it.
         async with asyncio.timeout(2 * config.request_timeout_ms / 1000):
             await admin.start()
             yield admin
     except (errors.KafkaError, OSError, TimeoutError) as error:
-        raise away(config, error) from error
+        raise await unreachable(config, error) from error
     finally:
         await admin.close()
 
