@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
+from cqrs_fastapi.errors import MalformedMessageError
 from cqrs_fastapi.eventstore.subscription import Arrival
 from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, open_message
 from cqrs_fastapi.inbox.stored import open_stored
-from cqrs_fastapi.messages.headers import SOURCE
-from cqrs_fastapi.messages.json_codec import require_json
+from cqrs_fastapi.messages.headers import PACKED, SOURCE
+from cqrs_fastapi.messages.json_codec import parse_json, require_json
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.tokens import Place
 
+_LONGEST_PACKED = 16_384
 _TOLD = ("type", "version", "tenant", SOURCE)
 
 
@@ -34,6 +36,7 @@ async def reveal_message(
     message: IncomingMessage, registry: EventRegistry, personal: PersonalEvents | None, *, max_bytes: int
 ) -> list[Envelope]:
     """As `open_message`; and the errors of `PersonalEvents.reveal_one`."""
+    message = unpacked(message)
     place = _place_of(message) if personal is not None and len(message.payload) <= max_bytes else None
     if personal is None or place is None:
         return open_message(message, registry, max_bytes=max_bytes)
@@ -45,6 +48,22 @@ async def reveal_message(
     revealed = replace(message, payload=text.encode())
     opened = open_message(revealed, registry, max_bytes=max_bytes)
     return [replace(one, key_ids=key_ids) for one in opened]
+
+
+def unpacked(message: IncomingMessage) -> IncomingMessage:
+    """With the headers that Debezium has put into one, as the outbox has them; those that it names itself count more.
+    MalformedMessageError if that one is no JSON object of texts.
+    """
+    packed = message.headers.get(PACKED)
+    if packed is None:
+        return message
+    values = parse_json(packed) if len(packed) <= _LONGEST_PACKED else None
+    if not isinstance(values, dict) or not all(isinstance(one, str) for one in values.values()):
+        raise MalformedMessageError(
+            f"the header {PACKED!r} is no JSON object of texts, or over {_LONGEST_PACKED} bytes"
+        )
+    rest = {name: value for name, value in message.headers.items() if name != PACKED}
+    return replace(message, headers={**{name: value.encode() for name, value in values.items()}, **rest})
 
 
 def _place_of(message: IncomingMessage) -> Place | None:

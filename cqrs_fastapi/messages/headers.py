@@ -19,6 +19,9 @@ OURS = frozenset(
 SOURCE = "source-stream"
 """The stream of an event, where the key of its message is another. Personal values are bound to it."""
 
+PACKED = "cqrs-headers"
+"""All of the stored headers in one, as JSON: Debezium can put a column into a header, and not a column into many."""
+
 
 def render_headers(metadata: Metadata, version: int, more: Mapping[str, str] | None = None) -> str:
     """As JSON text, with `more` of ours. What has a column of its own is not among it, and what has no value is left

@@ -73,8 +73,6 @@ def test_the_command_ends_with_status_1_while_something_is_wrong(
     name = f"topic-{uuid4().hex}"
     lines = ("from cqrs_fastapi import CQRS, Event", f"class T(Event, topic={name!r}): ...", "cqrs = CQRS()")
     program = "\n".join([*lines, "cqrs.register(T)"])
-        f"from cqrs_fastapi import CQRS, Event\nclass T(Event, topic={name!r}): ...\ncqrs = CQRS()\ncqrs.register(T)\n"
-    )
     (tmp_path / f"app_{name[-8:]}.py").write_text(program)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
