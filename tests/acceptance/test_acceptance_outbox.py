@@ -14,12 +14,11 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer
-from sqlalchemy import MetaData, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cqrs_fastapi import CQRS, Event, Route, Settings
 from cqrs_fastapi.migrations import upgrade
-from cqrs_fastapi.storage.tables import build_tables
 
 pytestmark = pytest.mark.anyio
 
@@ -130,8 +129,3 @@ async def test_outbox_messages_reach_their_topics_by_class_function_prefix_and_d
     assert [(one.key, one.value) for one in raw] == [(b"k", b"early"), (b"k", b"late")]
     assert [dict(one.headers)["message-id"].decode() for one in raw] == [str(early), str(late)]
     assert dict(raw[0].headers)["own"] == b"header"
-
-
-def test_outbox_has_the_columns_that_debeziums_router_reads_by_default() -> None:
-    outbox = build_tables(MetaData()).outbox
-    assert {"id", "aggregatetype", "aggregateid", "type", "payload"} <= {column.name for column in outbox.columns}
