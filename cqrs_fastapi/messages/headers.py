@@ -40,6 +40,9 @@ _CORRELATION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _LONGEST_VERSION = 5
 
+PACKED = "cqrs-headers"
+"""All of the stored headers in one, as JSON: Debezium can put a column into a header, and not a column into many."""
+
 
 def render_headers(metadata: Metadata, version: int, more: Mapping[str, str] | None = None) -> str:
     """As JSON text, with `more` of ours. What has a column of its own is not among it, and what has no value is left
