@@ -6,8 +6,11 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from cqrs_fastapi.brokers.broker import OutgoingMessage
+from cqrs_fastapi.messages.headers import OURS
 
 MESSAGE_ID = "message-id"
+_ENCODABLE = OURS | {"outbox-position"}
+"""Names that need not be tried each time."""
 
 MAX_HEADERS = 64
 MAX_NAME = 128
@@ -20,8 +23,9 @@ logger = logging.getLogger(__name__)
 def to_wire(message: OutgoingMessage) -> list[tuple[str, bytes | None]]:
     """UTF-8 values. The message id is added unless the caller gave one. Raises UnicodeEncodeError for broken text."""
     pairs: list[tuple[str, bytes | None]] = [(name, value.encode()) for name, value in message.headers.items()]
-    for name in message.headers:
-        name.encode()
+    if not message.headers.keys() <= _ENCODABLE:
+        for name in message.headers:
+            name.encode()
     if MESSAGE_ID not in message.headers:
         pairs.append((MESSAGE_ID, str(message.message_id).encode()))
     return pairs
