@@ -206,7 +206,7 @@ class Engine:
         group = self.settings.service
         return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
 
-    def topic_creator(self) -> Worker:
+    def topic_creator(self) -> TopicCreator:
         produced = self._routing.topics_of(registered.event_type for registered in self.registry)
         topics = sorted({*self.topics_consumed(), *produced}) if self.settings.create_topics else []
         return TopicCreator(self.broker, topics)
