@@ -95,7 +95,7 @@ class Engine:
         self._probes += self._reading.probes()
         self._routing = Routing()
         self.personal = personal_events(container.key_provider(), self)
-        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
+        limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events, self.broker.max_message_bytes)
         self._appender = Appender(self.database)
         ring = None if self.personal is None else self.personal.ring
         self._snapshots = SnapshotWriter(self.database, self.settings.service, ring)

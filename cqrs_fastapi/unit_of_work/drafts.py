@@ -16,6 +16,7 @@ from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.routing import Routing
 from cqrs_fastapi.outbox.rows import row_of, sending_of
+from cqrs_fastapi.outbox.sizes import require_sendable
 from cqrs_fastapi.personal_data.events import NO_KEYS
 from cqrs_fastapi.personal_data.fields import conceal
 from cqrs_fastapi.personal_data.key_cache import SubjectKey
@@ -38,6 +39,8 @@ class Limits:
 
     event_bytes: int
     append_events: int
+    message_bytes: int | None = None
+    """Of what is sent, with its key and headers."""
 
 
 @dataclass(slots=True)
@@ -82,9 +85,18 @@ def prepare_rows(
             payload = conceal(payload, event, registered.personal, keys, _place(draft, definition))
         if len(payload) > limits.event_bytes:
             raise MessageTooLargeError(what=type(event).__name__, size=len(payload), limit=limits.event_bytes)
+        headers = render_headers(metadata, definition.version)
         topic = routing.topic_of(registered.event_type)
         if topic is not None:
             prepared.sends = True
+            require_sendable(
+                type(event).__name__,
+                payload=payload,
+                key=stream or "",
+                headers=headers,
+                words=(definition.name, metadata.tenant or ""),
+                limit=limits.message_bytes,
+            )
             if stream is None:
                 prepared.outbox.append(row_of(definition, metadata, category, topic, payload))
                 continue
@@ -95,7 +107,7 @@ def prepare_rows(
             definition.name,
             definition.version,
             payload.decode(),
-            render_headers(metadata, definition.version),
+            headers,
             None if topic is None else sending_of(metadata, stream, topic),
             tags_of(event) if definition.tags else (),
             bool(definition.tags),

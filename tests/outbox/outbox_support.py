@@ -42,6 +42,7 @@ class ScriptedBroker:
     """Seconds before a batch is acknowledged, in which others may send."""
     name: str = "scripted"
     in_process: bool = False
+    max_message_bytes: int | None = None
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...

@@ -6,12 +6,17 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from outbox_support import ACKNOWLEDGED, Running, ScriptedBroker, append, waiting
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from outbox_support import ACKNOWLEDGED, Running, ScriptedBroker, append, application, migrated, waiting
 
 from cqrs_fastapi import CQRS
 from cqrs_fastapi.brokers.broker import Delivery, Outcome, OutgoingMessage
+from cqrs_fastapi.brokers.kafka.headers import to_wire
 from cqrs_fastapi.dead_letters.parking import newest
+from cqrs_fastapi.errors import MessageTooLargeError
+from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.outbox.relay import Relay
+from cqrs_fastapi.outbox.sizes import require_sendable
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +120,7 @@ async def test_a_relay_that_stops_leaves_what_is_not_acknowledged(cqrs: CQRS, br
     assert await waiting(cqrs) == 1
 
 
-async def test_of_two_relays_one_works_and_the_other_takes_over_when_it_stops(
+async def test_of_two_relays_each_sends_once_and_the_other_goes_on_when_one_stops(
     cqrs: CQRS, broker: ScriptedBroker
 ) -> None:
     async with Running(cqrs) as first:
@@ -163,3 +168,31 @@ async def test_headers_carry_what_a_receiver_needs(cqrs: CQRS, broker: ScriptedB
     assert (message.headers["type"], message.headers["version"]) == ("Happened", "1")
     assert message.headers["message-id"] == str(message.message_id)
     assert message.headers["outbox-position"] == "1"
+
+
+async def test_what_the_broker_would_refuse_for_its_size_is_refused_before_the_commit(
+    database_url: str, broker: ScriptedBroker
+) -> None:
+    broker.max_message_bytes = 800
+    cqrs = application(database_url, broker)
+    await migrated(cqrs)
+    async with cqrs.running(workers=()):
+        await append(cqrs, "s-a", 1)
+        with pytest.raises(MessageTooLargeError, match="Happened with its key and headers"):
+            await append(cqrs, f"s-{'a' * 190}", 1)  # the payload alone would fit
+        assert await waiting(cqrs) == 1
+
+
+async def test_no_message_is_larger_for_kafka_than_what_was_checked(cqrs: CQRS, broker: ScriptedBroker) -> None:
+    await append(cqrs, "s-a", 1)
+    async with Running(cqrs) as relay:
+        await relay.until_waiting(0)
+    (message,) = broker.sent
+    key = str(message.key)
+    pairs = to_wire(message)
+    real = DefaultRecordBatchBuilder.estimate_size_in_bytes(key.encode(), message.payload, pairs)
+    stored = {name: value for name, value in message.headers.items() if name in {"version", "time", "correlation-id"}}
+    checked = {"payload": message.payload, "key": key, "headers": render_json(stored), "words": ("Happened", "")}
+    require_sendable("it", **checked, limit=real + 512)
+    with pytest.raises(MessageTooLargeError):
+        require_sendable("it", **checked, limit=real)
