@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import structlog
 
-from benchmarks import append, dispatch, domain, http, reading
+from benchmarks import append, dispatch, domain, http, reading, relay
 from benchmarks.timing import Figure, Ratio
 
 PACKAGES = ("fastapi", "pydantic", "sqlalchemy", "uvicorn", "asyncpg", "aiosqlite", "eventsourcing", "psycopg")
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[], Awaitable[Sequence[Ratio | Figure]]]] = {
     "append": append.run,
     "domain": domain.run,
     "reading": reading.run,
+    "relay": relay.run,
 }
 
 

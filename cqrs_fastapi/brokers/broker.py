@@ -115,6 +115,11 @@ class Broker(Protocol):
         """True if messages never leave this process, so that a relay or consumer in another one would be useless."""
         ...
 
+    @property
+    def max_message_bytes(self) -> int | None:
+        """A larger message, with its key and headers, would be refused; None if there is no limit."""
+        ...
+
     async def open(self) -> None:
         """Allocate what is needed. Does not fail because the broker is away: that is seen by `ping`."""
         ...

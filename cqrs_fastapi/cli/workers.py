@@ -59,6 +59,7 @@ def relay(  # noqa: PLR0917  # typer makes options of parameters
 async def _send_once(application: Application, only: Only) -> bool:
     _refuse_lonely(application, "relay")
     async with application.running(workers=()):
+        await application.engine.topic_creator().create()
         return await application.engine.relay(only).run_once()
 
 

@@ -103,7 +103,7 @@ class Engine:
         self._routing = Routing(blueprint.route)
         self._routing.check(self.registry)
         self.personal = personal_events(container.key_provider(), self)
-        sendable = partial(self._assembled.envelopes.require_sendable, max_bytes=self.settings.max_message_bytes)
+        sendable = partial(self._assembled.envelopes.require_sendable, max_bytes=self.broker.max_message_bytes)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events, sendable)
         self._appender = Appender(self.database)
         ring = None if self.personal is None else self.personal.ring

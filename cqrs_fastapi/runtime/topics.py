@@ -85,10 +85,14 @@ class TopicCreator:
     topics: Sequence[str]
     name: str = "topics"
 
+    async def create(self) -> None:
+        """At once; UnavailableError if the broker does not answer."""
+        await self.broker.ensure_topics(self.topics)
+
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                await self.broker.ensure_topics(self.topics)
+                await self.create()
             except UnavailableError as error:
                 log.warning("topics_not_created_yet", error=str(error))
                 await self._pause(stop)

@@ -43,6 +43,7 @@ class Wakeups:
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._hears = False
+        self._own = 0
 
     @property
     def hears(self) -> bool:
@@ -84,6 +85,7 @@ class Wakeups:
             await connection.run_sync(Connection.detach)
             driver.add_termination_listener(lambda _: self._told.set())
             try:
+                self._own = driver.get_server_pid()
                 await driver.add_listener(self._channel, self._on_notification)
                 self._hears = True
                 self._heard()
@@ -116,6 +118,6 @@ class Wakeups:
         except TimeoutError:
             return False
 
-    def _on_notification(self, connection: Any, process: int, _channel: str, _payload: str) -> None:
-        if process != connection.get_server_pid():  # its own, which its process was told of directly
+    def _on_notification(self, _connection: object, process: int, _channel: str, _payload: str) -> None:
+        if process != self._own:  # this process was told of its own commits directly
             self._heard()

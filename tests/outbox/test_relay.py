@@ -1,136 +1,24 @@
 """The relay against a broker that does as it is told, on both databases."""
 
+from __future__ import annotations
+
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Self
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, select
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from relay_support import ACKNOWLEDGED, Running, ScriptedBroker, append, application, migrated, waiting
 
-from cqrs_fastapi import CQRS, Command, Event, EventStore, Settings
+from cqrs_fastapi import CQRS
 from cqrs_fastapi.brokers.broker import Delivery, Outcome, OutgoingMessage
+from cqrs_fastapi.brokers.kafka.headers import to_wire
 from cqrs_fastapi.dead_letters.parking import newest
-from cqrs_fastapi.errors import UnavailableError
-from cqrs_fastapi.eventstore.expected_version import ANY
-from cqrs_fastapi.migrations import upgrade
+from cqrs_fastapi.errors import MessageTooLargeError
+from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.outbox.relay import Relay
+from cqrs_fastapi.outbox.sizes import require_sendable
 
 pytestmark = pytest.mark.anyio
-
-ACKNOWLEDGED = Outcome(Delivery.ACKNOWLEDGED)
-
-
-class Happened(Event, topic="things"):
-    number: int
-
-
-class Append(Command[None]):
-    stream: str
-    numbers: tuple[int, ...]
-
-
-@dataclass
-class ScriptedBroker:
-    """Acknowledges, holds, refuses or hangs as `decide` says; keeps what it acknowledged."""
-
-    decide: Callable[[OutgoingMessage], Outcome] = lambda _: ACKNOWLEDGED
-    sent: list[OutgoingMessage] = field(default_factory=list)
-    away: bool = False
-    hang: asyncio.Event | None = None
-    calls: int = 0
-    name: str = "scripted"
-    in_process: bool = False
-
-    async def open(self) -> None: ...
-    async def close(self) -> None: ...
-    async def ping(self) -> None: ...
-    async def ensure_topics(self, topics: Sequence[str]) -> None: ...
-    def declare_group(self, group: str, topics: Sequence[str]) -> None: ...
-    async def subscribe(self, group: str, topics: Sequence[str]) -> object:
-        raise AssertionError("no consumer in these tests")
-
-    async def publisher(self) -> "ScriptedBroker":
-        return self
-
-    async def publish(self, messages: Sequence[OutgoingMessage]) -> Sequence[Outcome]:
-        self.calls += 1
-        if self.away:
-            raise UnavailableError("planned")
-        outcomes, stopped = [], set()
-        for message in messages:
-            outcome = Outcome(Delivery.HELD, "behind") if message.key in stopped else self.decide(message)
-            if outcome.delivery is Delivery.ACKNOWLEDGED:
-                self.sent.append(message)
-            else:
-                stopped.add(message.key)
-            outcomes.append(outcome)
-        if self.hang is not None:
-            await self.hang.wait()
-        return outcomes
-
-    def numbers(self) -> dict[str, list[int]]:
-        """What was acknowledged, by key, first occurrences only."""
-        found: dict[str, list[int]] = defaultdict(list)
-        seen = set()
-        for message in self.sent:
-            if message.message_id not in seen:
-                seen.add(message.message_id)
-                found[str(message.key)].append(Happened.model_validate_json(message.payload).number)
-        return dict(found)
-
-
-@pytest.fixture
-def broker() -> ScriptedBroker:
-    return ScriptedBroker()
-
-
-@pytest.fixture
-async def cqrs(database_url: str, broker: ScriptedBroker) -> AsyncIterator[CQRS]:
-    settings = Settings(database_url=database_url, service="tests", relay_poll="PT0.1S", relay_batch=20)
-    cqrs = CQRS(settings=settings, broker=broker)  # type: ignore[arg-type]  # subscriptions are not scripted
-    cqrs.register(Happened)
-
-    @cqrs.handles(Append)
-    async def handle(command: Append, store: EventStore) -> None:
-        await store.append(command.stream, [Happened(number=number) for number in command.numbers], ANY)
-
-    if database_url.startswith("postgresql"):
-        async with cqrs.database.engine.begin() as connection:
-            await connection.run_sync(upgrade)
-    async with cqrs.running(workers=()):
-        yield cqrs
-
-
-async def waiting(cqrs: CQRS) -> int:
-    outbox = cqrs.database.tables.outbox
-    return await cqrs.database.read(lambda c: c.execute(select(func.count()).select_from(outbox)).scalar_one())
-
-
-class Running:
-    """A relay as a task."""
-
-    def __init__(self, cqrs: CQRS) -> None:
-        self.cqrs, self.stop = cqrs, asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        self.task = asyncio.create_task(self.cqrs.worker("relay").run(self.stop))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.stop.set()
-        await self.task
-
-    async def until_waiting(self, left: int, seconds: float = 20) -> None:
-        async with asyncio.timeout(seconds):
-            while await waiting(self.cqrs) != left:
-                await asyncio.sleep(0.02)
-
-
-async def append(cqrs: CQRS, stream: str, *numbers: int) -> None:
-    await cqrs.mediator.send(Append(stream=stream, numbers=numbers))
 
 
 async def test_everything_is_sent_in_order_per_key_and_then_gone(cqrs: CQRS, broker: ScriptedBroker) -> None:
@@ -232,7 +120,7 @@ async def test_a_relay_that_stops_leaves_what_is_not_acknowledged(cqrs: CQRS, br
     assert await waiting(cqrs) == 1
 
 
-async def test_of_two_relays_one_works_and_the_other_takes_over_when_it_stops(
+async def test_of_two_relays_each_sends_once_and_the_other_goes_on_when_one_stops(
     cqrs: CQRS, broker: ScriptedBroker
 ) -> None:
     async with Running(cqrs) as first:
@@ -280,3 +168,31 @@ async def test_headers_carry_what_a_receiver_needs(cqrs: CQRS, broker: ScriptedB
     assert (message.headers["type"], message.headers["version"]) == ("Happened", "1")
     assert message.headers["message-id"] == str(message.message_id)
     assert message.headers["outbox-position"] == "1"
+
+
+async def test_what_the_broker_would_refuse_for_its_size_is_refused_before_the_commit(
+    database_url: str, broker: ScriptedBroker
+) -> None:
+    broker.max_message_bytes = 800
+    cqrs = application(database_url, broker)
+    await migrated(cqrs)
+    async with cqrs.running(workers=()):
+        await append(cqrs, "s-a", 1)
+        with pytest.raises(MessageTooLargeError, match="Happened with its key and headers"):
+            await append(cqrs, f"s-{'a' * 190}", 1)  # the payload alone would fit
+        assert await waiting(cqrs) == 1
+
+
+async def test_no_message_is_larger_for_kafka_than_what_was_checked(cqrs: CQRS, broker: ScriptedBroker) -> None:
+    await append(cqrs, "s-a", 1)
+    async with Running(cqrs) as relay:
+        await relay.until_waiting(0)
+    (message,) = broker.sent
+    key = str(message.key)
+    pairs = to_wire(message)
+    real = DefaultRecordBatchBuilder.estimate_size_in_bytes(key.encode(), message.payload, pairs)
+    stored = {name: value for name, value in message.headers.items() if name in {"version", "time", "correlation-id"}}
+    checked = {"payload": message.payload, "key": key, "headers": render_json(stored), "words": ("Happened", "")}
+    require_sendable("it", **checked, limit=real + 512)
+    with pytest.raises(MessageTooLargeError):
+        require_sendable("it", **checked, limit=real)

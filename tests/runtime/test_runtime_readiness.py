@@ -185,6 +185,7 @@ class AwayBroker:
     sent: list[OutgoingMessage] = field(default_factory=list)
     name: str = "away"
     in_process: bool = False
+    max_message_bytes: int | None = None
 
     def _require(self) -> None:
         if self.error is not None:

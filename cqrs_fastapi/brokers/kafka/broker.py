@@ -27,6 +27,10 @@ class KafkaBroker:
     def in_process(self) -> bool:
         return False
 
+    @property
+    def max_message_bytes(self) -> int | None:
+        return self._config.max_message_bytes
+
     async def open(self) -> None:
         """Nothing to allocate before somebody publishes or subscribes."""
 

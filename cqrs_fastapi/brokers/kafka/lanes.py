@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import DefaultPartitioner
@@ -21,6 +22,15 @@ LEADERLESS = Outcome(Delivery.HELD, "its partition has no leader now")
 FOLLOWER = Outcome(Delivery.HELD, "an earlier message of its key was not acknowledged")
 
 _partition = DefaultPartitioner()
+_KEYS_KNOWN = 1 << 16
+
+
+@lru_cache(maxsize=_KEYS_KNOWN)
+def _number(key: bytes, count: int) -> int:
+    """The partition of a key; kept, since aiokafka computes murmur2 in Python."""
+    numbers = list(range(count))
+    number: int = _partition(key, numbers, numbers)
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,9 @@ class Lanes:
         numbers, led_numbers = sorted(partitions), sorted(led)
         lanes = {number: self._lane(topic, number) for number in led_numbers}
         for parcel in self.unrouted.pop(topic):
-            lane = lanes.get(_partition(parcel.key, numbers, led_numbers or numbers))
+            key = parcel.key
+            chosen = _partition(None, numbers, led_numbers or numbers) if key is None else _number(key, len(numbers))
+            lane = lanes.get(chosen)
             if lane is None:
                 self._fail(parcel, LEADERLESS)
             else:

@@ -54,6 +54,10 @@ class MemoryBroker:
     def in_process(self) -> bool:
         return True
 
+    @property
+    def max_message_bytes(self) -> int | None:
+        return self._config.max_message_bytes
+
     async def open(self) -> None:
         self._users += 1
 

@@ -47,9 +47,10 @@ class Envelopes:
             message = replace(message, payload=payload, content_type=codec.content_type)
         return self.of(message.topic).build(message)
 
-    def require_sendable(self, message: Outbound, headers: str, *, max_bytes: int) -> None:
+    def require_sendable(self, message: Outbound, headers: str, *, max_bytes: int | None) -> None:
         """Before the commit, `headers` being those of `render_headers`: MalformedMessageError for what cannot be built,
-        MessageTooLargeError for what would have more than `max_bytes` in payload, key and headers together.
+        MessageTooLargeError for what would have more than `max_bytes`, the broker's limit if it has one, in payload, key
+        and headers together.
         """
         size = _FRAMING + len((message.key or "").encode())
         if message.type in self.codecs or message.topic in self.by_topic:
@@ -57,7 +58,7 @@ class Envelopes:
             size += len(sealed.payload) + sum(len(name) + len(text.encode()) for name, text in sealed.headers.items())
         else:  # our own envelope never makes a message longer than its parts
             size += len(message.payload) + len(headers.encode()) + len(message.type.encode() + message.tenant.encode())
-        if size > max_bytes:
+        if max_bytes is not None and size > max_bytes:
             raise MessageTooLargeError(what=f"{message.type}, as it is sent,", size=size, limit=max_bytes)
 
     def open(self, message: Inbound, *, max_bytes: int) -> Opened:
