@@ -90,7 +90,7 @@ REFUSED = {
     "wrong password by SCRAM": (lambda kafka: by_password(kafka, "SCRAM-SHA-512", WRONG), "refuses the password"),
     "unknown user": (lambda kafka: by_password(kafka, "SCRAM-SHA-256", user="bob"), "password of the user 'bob'"),
     "expired token": (lambda kafka: by_token(kafka, Tokens(age=9000)), "refuses the token"),
-    "no token": (lambda kafka: by_token(kafka, NoTokens()), "RuntimeError while the connection was made"),
+    "no token": (lambda kafka: by_token(kafka, NoTokens()), "the token provider raised RuntimeError"),
     "wrong authority": (
         lambda kafka: config(kafka, "sasl", "SSL", ca_file=other_authority(kafka)),
         "certificate is not accepted",
