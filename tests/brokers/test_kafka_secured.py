@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -42,6 +43,13 @@ class Tokens:
 class NoTokens:
     async def token(self) -> str:
         raise RuntimeError(WRONG)
+
+
+@pytest.fixture(autouse=True)
+async def connections_have_ended() -> AsyncIterator[None]:
+    """TLS is ended by both sides, and this cluster lets refused ones wait a moment."""
+    yield
+    await asyncio.sleep(0.5)
 
 
 def config(kafka: Secured, listener: str, protocol: str, **changed: Any) -> KafkaConfig:
