@@ -10,6 +10,6 @@ class TokenProvider(Protocol):
 
     async def token(self) -> str:
         """A token that is valid now, by a request or from a cache of your own. An error is one of the connection, which
-        is tried again later; its text must not hold the token.
+        is tried again later; of it only the class is told.
         """
         ...

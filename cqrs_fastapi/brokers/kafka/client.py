@@ -33,7 +33,10 @@ class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no
         self._tokens = tokens
 
     async def token(self) -> str:
-        return await self._tokens.token()
+        try:
+            return await self._tokens.token()
+        except Exception as error:  # noqa: BLE001  # the user's: only its kind is told, and it is tried again later
+            raise KafkaError(f"the token provider raised {type(error).__name__}") from None
 
 
 def _tells_no_secret(record: logging.LogRecord) -> bool:

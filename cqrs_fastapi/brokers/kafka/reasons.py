@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import Any
 
 from aiokafka import errors
 from aiokafka.conn import AIOKafkaConnection, create_conn
@@ -13,7 +14,7 @@ from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation
 
 
-async def reason_of(config: KafkaConfig, arguments: dict[str, object], *, seconds: float) -> str:
+async def reason_of(config: KafkaConfig, arguments: dict[str, Any], *, seconds: float) -> str:
     """What the first server says to a connection of its own; empty if it answers. No secret is in it."""
     host, _, port = config.servers[0].rpartition(":")
     try:
@@ -29,7 +30,7 @@ async def reason_of(config: KafkaConfig, arguments: dict[str, object], *, second
 async def _asked(config: KafkaConfig, connection: AIOKafkaConnection) -> str:
     """Some refusals are seen by the first request only, and that of a token by an answer that means nothing."""
     try:
-        answer = await connection.send(MetadataRequest([]))
+        answer: Any = await connection.send(MetadataRequest([]))
     finally:
         connection.close()
     if not answer.brokers:
