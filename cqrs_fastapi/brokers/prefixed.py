@@ -40,6 +40,10 @@ class PrefixedBroker:
     def in_process(self) -> bool:
         return self.inner.in_process
 
+    @property
+    def max_message_bytes(self) -> int | None:
+        return self.inner.max_message_bytes
+
     async def open(self) -> None:
         await self.inner.open()
 

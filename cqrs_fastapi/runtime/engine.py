@@ -224,7 +224,7 @@ class Engine:
         group = self.settings.service
         return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
 
-    def topic_creator(self) -> Worker:
+    def topic_creator(self) -> TopicCreator:
         return TopicCreator(self.broker, self.topics() if self.settings.create_topics else [])
 
     def topics(self) -> list[str]:

@@ -49,8 +49,8 @@ class Envelopes:
 
     def require_sendable(self, message: Outbound, headers: str, *, max_bytes: int | None) -> None:
         """Before the commit, `headers` being those of `render_headers`: MalformedMessageError for what cannot be built,
-        MessageTooLargeError for what would have more than `max_bytes`, the broker's limit if it has one, in payload, key
-        and headers together.
+        MessageTooLargeError for what would have more than `max_bytes` in payload, key and headers together; None is no
+        limit.
         """
         size = _FRAMING + len((message.key or "").encode())
         if message.type in self.codecs or message.topic in self.by_topic:
