@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, select
 
 from cqrs_fastapi.cli.target import Target, load
-from cqrs_fastapi.dead_letters.parking import DeadLetter, count, newest
+from cqrs_fastapi.dead_letters.parking import Letter, count, newest
 from cqrs_fastapi.errors import ConfigurationError
 from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.runtime.application import Application
@@ -53,16 +53,16 @@ async def _read(application: Application, work: Callable[[Connection, Tables], T
         await database.close()
 
 
-def _find(connection: Connection, tables: Tables, identifier: UUID) -> DeadLetter:
+def _find(connection: Connection, tables: Tables, identifier: UUID) -> Letter:
     letters = tables.dead_letters
     row = connection.execute(select(letters).where(letters.c.id == identifier)).mappings().first()
     if row is None:
         raise ConfigurationError(f"no dead letter has the id {identifier}; list them without --show")
     values: dict[str, Any] = {str(name): value for name, value in row.items()}
-    return DeadLetter(**{**values, "headers": parse_json(values["headers"])})
+    return Letter(**{**values, "headers": parse_json(values["headers"])})
 
 
-def _summary(letter: DeadLetter) -> dict[str, object]:
+def _summary(letter: Letter) -> dict[str, object]:
     return {
         "id": letter.id,
         "parked_at": letter.parked_at,
@@ -79,7 +79,7 @@ def _summary(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-def _details(letter: DeadLetter) -> dict[str, object]:
+def _details(letter: Letter) -> dict[str, object]:
     return {
         **_summary(letter),
         "headers": dict(letter.headers),
@@ -89,7 +89,7 @@ def _details(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-def _listed(letters: list[DeadLetter], total: int) -> str:
+def _listed(letters: list[Letter], total: int) -> str:
     if not letters:
         return "no dead letters"
     blocks = [
@@ -102,7 +102,7 @@ def _listed(letters: list[DeadLetter], total: int) -> str:
     return "\n".join([*blocks, f"{len(letters)} of {total} dead letters"])
 
 
-def _told(letter: DeadLetter) -> str:
+def _told(letter: Letter) -> str:
     lines = [f"{name}: {_plain(_value(value))}" for name, value in _summary(letter).items()]
     lines += ["headers:", *(f"  {_plain(name)}: {_plain(value)}" for name, value in letter.headers.items())]
     if letter.key is not None:

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection
 
 from cqrs_fastapi.brokers.broker import IncomingMessage
-from cqrs_fastapi.dead_letters.parking import DeadLetter, Reason, park
+from cqrs_fastapi.dead_letters.parking import Letter, Reason, park
 from cqrs_fastapi.errors import CqrsError, UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.inbox.claims import DONE, PARKED, AlreadySettledError, claim
 from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, text_headers
@@ -126,7 +126,7 @@ class Handlings:
         """
         return await self._keep(self._letter(consumer, message, reason, 0, message_id_of(message)), stop, also)
 
-    async def _keep(self, letter: DeadLetter, stop: asyncio.Event, also: AlsoWrite | None) -> Settlement:
+    async def _keep(self, letter: Letter, stop: asyncio.Event, also: AlsoWrite | None) -> Settlement:
         log.error("message_parked", consumer=letter.consumer, topic=letter.topic, code=letter.code, error=letter.error)
         failures = 0
         while True:
@@ -162,7 +162,7 @@ class Handlings:
 
         return guard
 
-    def _park(self, connection: Connection, letter: DeadLetter, also: AlsoWrite | None) -> None:
+    def _park(self, connection: Connection, letter: Letter, also: AlsoWrite | None) -> None:
         tables = self.database.tables
         if letter.message_id is not None:
             claim(connection, tables, letter.consumer, letter.message_id, status=PARKED, now=letter.parked_at)
@@ -172,8 +172,8 @@ class Handlings:
 
     def _letter(
         self, consumer: str, message: IncomingMessage, reason: Reason, attempts: int, message_id: UUID | None
-    ) -> DeadLetter:
-        return DeadLetter(
+    ) -> Letter:
+        return Letter(
             id=self.kernel.ids(),
             consumer=consumer,
             message_id=message_id,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from cqrs_fastapi.dead_letters.parking import RELAY, DeadLetter, park
+from cqrs_fastapi.dead_letters.parking import RELAY, Letter, park
 from cqrs_fastapi.outbox.rows import Pending
 from cqrs_fastapi.storage.dialects import upsert
 from cqrs_fastapi.storage.tables import Tables
@@ -34,7 +34,7 @@ class ParkedKeys:
     ) -> None:
         """Move a message to the dead letters and close its key."""
         message = pending.message
-        letter = DeadLetter(
+        letter = Letter(
             id=letter_id,
             consumer=RELAY,
             message_id=message.message_id,

@@ -14,13 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cqrs_fastapi.cli.main import app
-from cqrs_fastapi.dead_letters.parking import DeadLetter, park
+from cqrs_fastapi.dead_letters.parking import Letter, park
 from cqrs_fastapi.settings import Settings
 from cqrs_fastapi.storage.database import Database
 
 
-def letter(number: int, payload: bytes, error: str = "ValueError: no") -> DeadLetter:
-    return DeadLetter(
+def letter(number: int, payload: bytes, error: str = "ValueError: no") -> Letter:
+    return Letter(
         id=UUID(int=number),
         consumer="send_mail",
         message_id=uuid4(),
@@ -38,7 +38,7 @@ def letter(number: int, payload: bytes, error: str = "ValueError: no") -> DeadLe
     )
 
 
-async def park_all(url: str, letters: list[DeadLetter]) -> None:
+async def park_all(url: str, letters: list[Letter]) -> None:
     database = Database(Settings(database_url=url))
     await database.open()
     for one in letters:
@@ -47,7 +47,7 @@ async def park_all(url: str, letters: list[DeadLetter]) -> None:
 
 
 @pytest.fixture
-def parked(project: Path, monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> list[DeadLetter]:
+def parked(project: Path, monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> list[Letter]:
     letters = [letter(1, b'{"amount": 3}'), letter(2, b"\xff\x00"), letter(3, b"\x1b[2J", "\x1b[31mboo")]
     monkeypatch.setenv("CQRS_DATABASE_URL", sqlite_url)
     asyncio.run(park_all(sqlite_url, letters))
@@ -62,7 +62,7 @@ def test_without_dead_letters_it_says_so(project: Path) -> None:
     assert cqrs().stdout == "no dead letters\n"
 
 
-def test_the_newest_come_first_with_all_that_one_needs_to_know(parked: list[DeadLetter]) -> None:
+def test_the_newest_come_first_with_all_that_one_needs_to_know(parked: list[Letter]) -> None:
     result = cqrs("--limit", "2")
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.splitlines() if line.startswith("0000")] == [
@@ -73,13 +73,13 @@ def test_the_newest_come_first_with_all_that_one_needs_to_know(parked: list[Dead
         assert expected in result.stdout
 
 
-def test_nothing_that_strangers_wrote_steers_the_terminal(parked: list[DeadLetter]) -> None:
+def test_nothing_that_strangers_wrote_steers_the_terminal(parked: list[Letter]) -> None:
     shown = [cqrs(), *(cqrs("--show", str(one.id)) for one in parked)]
     assert all(result.exit_code == 0 for result in shown)
     assert not any("\x1b" in result.stdout for result in shown)
 
 
-def test_programs_get_json(parked: list[DeadLetter]) -> None:
+def test_programs_get_json(parked: list[Letter]) -> None:
     rows = json.loads(cqrs("--json").stdout)
     assert [row["id"] for row in rows] == [str(one.id) for one in reversed(parked)]
     assert rows[0] == {
@@ -98,7 +98,7 @@ def test_programs_get_json(parked: list[DeadLetter]) -> None:
     }
 
 
-def test_one_is_shown_with_its_headers_and_payload(parked: list[DeadLetter]) -> None:
+def test_one_is_shown_with_its_headers_and_payload(parked: list[Letter]) -> None:
     text = cqrs("--show", str(parked[0].id)).stdout
     assert "type: Deposited" in text
     assert '{"amount": 3}' in text
@@ -110,7 +110,7 @@ def test_one_is_shown_with_its_headers_and_payload(parked: list[DeadLetter]) -> 
     assert value["headers"]["type"] == "Deposited"
 
 
-def test_an_unknown_id_is_refused(parked: list[DeadLetter]) -> None:
+def test_an_unknown_id_is_refused(parked: list[Letter]) -> None:
     result = cqrs("--show", str(UUID(int=9)))
     assert result.exit_code == 2
     assert "no dead letter has the id" in result.stderr

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi import CQRS, Command, Event, EventStore, Metadata, Projection, Settings, Upcast, on, upcasts
 from cqrs_fastapi.brokers.broker import OutgoingMessage
-from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.dead_letters.parking import Letter, newest
 from cqrs_fastapi.eventstore.checkpoints import read_checkpoint
 from cqrs_fastapi.mediation.event_map import Unknown
 from cqrs_fastapi.migrations import upgrade
@@ -164,7 +164,7 @@ async def inbox_rows(cqrs: CQRS) -> int:
     return await cqrs.database.read(lambda c: c.execute(select(func.count()).select_from(table)).scalar_one())
 
 
-async def letters(cqrs: CQRS) -> list[DeadLetter]:
+async def letters(cqrs: CQRS) -> list[Letter]:
     return await cqrs.database.read(lambda c: newest(c, cqrs.database.tables, 100))
 
 
