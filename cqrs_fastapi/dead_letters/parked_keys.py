@@ -42,7 +42,7 @@ def parked_among(connection: Connection, tables: Tables, consumer: str, keys: Co
     return found
 
 
-def close(connection: Connection, tables: Tables, consumer: str, name: str, reason: str, now: datetime) -> int:
+def close(connection: Connection, tables: Tables, consumer: str, name: str, *, reason: str, now: datetime) -> int:
     """Close a key, or keep it closed; the place behind all that is parked in it. Locks its row."""
     blocked = tables.blocked_keys
     row = {"owner": consumer, "key": name, "reason": reason, "blocked_at": now, "last_ordinal": 0}
