@@ -38,11 +38,13 @@ from cqrs_fastapi.eventstore.store import EventStore
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.event_mediator import EventMediator
+from cqrs_fastapi.mediation.failure_policy import FailurePolicy
 from cqrs_fastapi.mediation.fallback import CircuitBreaker, Fallback
 from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHandler, StreamHandler
 from cqrs_fastapi.mediation.providers import Provides
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
+from cqrs_fastapi.mediation.steering import DeadLetter, Discard, RetryLater
 from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, NotificationEvent
 from cqrs_fastapi.messages.forms import command, event, query
 from cqrs_fastapi.messages.metadata import Metadata
@@ -77,10 +79,12 @@ __all__ = [
     "CqrsError",
     "Created",
     "CursorError",
+    "DeadLetter",
     "Decider",
     "Deleted",
     "DeletedError",
     "Diff",
+    "Discard",
     "DomainError",
     "ECSTEvent",
     "Entity",
@@ -92,6 +96,7 @@ __all__ = [
     "EventMediatorDep",
     "EventStore",
     "ExternalEntity",
+    "FailurePolicy",
     "Fallback",
     "MediatorDep",
     "Metadata",
@@ -113,6 +118,7 @@ __all__ = [
     "RequestHandler",
     "RequestMap",
     "RequestMediator",
+    "RetryLater",
     "RootEntity",
     "RootRepository",
     "SearchError",

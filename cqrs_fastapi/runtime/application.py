@@ -28,6 +28,7 @@ from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.assembly import Blueprint, assemble
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
+from cqrs_fastapi.runtime.dead_letters import DeadLetters
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
 from cqrs_fastapi.runtime.override import Override
@@ -115,6 +116,11 @@ class Application:
     def streams(self) -> Streams:
         """Archives, truncates and deletes streams. Raises NotRunningError before `open` and after `close`."""
         return Streams(self.engine)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Looks at parked messages, edits, replays and discards them. Needs what `mediator` needs."""
+        return DeadLetters(lambda: self.engine)
 
     @property
     def registry(self) -> EventRegistry:

@@ -23,6 +23,7 @@ from cqrs_fastapi.eventstore.repeats import StoredRecords
 from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.inbox.consumer import Consumer
 from cqrs_fastapi.inbox.handling import Handlings
+from cqrs_fastapi.inbox.replaying import Replaying
 from cqrs_fastapi.inbox.taking_in import take_in
 from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.injection import Injector
@@ -42,6 +43,7 @@ from cqrs_fastapi.runtime.assembly import (
     start_application_values,
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
+from cqrs_fastapi.runtime.dead_letters import letters_probe, letters_worker
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
@@ -89,6 +91,7 @@ class Engine:
         durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
         self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry)
         self._probes += self._reading.probes()
+        self._probes.append(letters_probe(self.database))
         self._routing = Routing()
         self.personal = personal_events(container.key_provider(), self)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
@@ -190,12 +193,15 @@ class Engine:
             return self._relay
         if name == "consumer":
             store = self._reading.worker(self._handlings(), self.ids())
-            return Together("consumer", (store, self._consumer()))
+            return Together("consumer", (store, self._consumer(), letters_worker(self.replaying())))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 
     def _consumer(self) -> Worker:
         group = self.settings.service
         return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
+
+    def replaying(self) -> Replaying:
+        return Replaying(self._handlings(), self.registry)
 
     def topic_creator(self) -> Worker:
         produced = self._routing.topics_of(registered.event_type for registered in self.registry)
