@@ -30,9 +30,7 @@ Id = Annotated[UUID, typer.Argument(metavar="ID", help="The id of a letter.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")]
 Consumer = Annotated[str | None, typer.Option(help="The handler that gave up, or 'relay'.", show_default=False)]
-Key = Annotated[
-    str | None, typer.Option(help="A closed key, as it is listed.", show_default=False)
-]
+Key = Annotated[str | None, typer.Option(help="A closed key, as it is listed.", show_default=False)]
 Topic = Annotated[str, typer.Option(help="The topic of the key; asked for where the consumer is 'relay'.")]
 
 app = typer.Typer(no_args_is_help=True, help="Look at parked messages, edit, replay, discard and export them.")

@@ -17,7 +17,7 @@ from cqrs_fastapi.dead_letters.parked_keys import parked_among
 from cqrs_fastapi.dead_letters.parking import Letter, Reason
 from cqrs_fastapi.errors import CqrsError, UnavailableError
 from cqrs_fastapi.inbox import attempts
-from cqrs_fastapi.inbox.attempts import Doubts
+from cqrs_fastapi.inbox.attempts import Doubts, HandlerCrashedError
 from cqrs_fastapi.inbox.cases import AlsoWrite, Case, letter_of, name_of_key, sequence_of
 from cqrs_fastapi.inbox.claims import DONE, PARKED, AlreadySettledError, KeyClosedError, claim
 from cqrs_fastapi.inbox.envelope import Envelope, message_id_of
@@ -144,7 +144,8 @@ class Handlings:
                 if isinstance(verdict, Drop):
                     return await self._parking.discard(case, str(error), stop)
                 if isinstance(verdict, Park):
-                    return await self._give_up(case, error, verdict.after, tries.counted + 1, stop)
+                    counted = error.times if isinstance(error, HandlerCrashedError) else tries.counted + 1
+                    return await self._give_up(case, error, verdict.after, counted, stop)
                 tries.failed += verdict.counts
                 await self._pause(case, tries.made, verdict.pause, error, stop)
             if stop.is_set():

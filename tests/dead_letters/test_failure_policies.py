@@ -117,9 +117,7 @@ async def test_where_order_does_not_matter_a_failed_message_waits_alone_and_is_t
         assert (await letters(cqrs), await inbox(cqrs)) == ([], {"done": 3})
 
 
-async def test_a_bug_where_order_does_not_matter_parks_after_its_attempts(
-    database_url: str, script: Script
-) -> None:
+async def test_a_bug_where_order_does_not_matter_parks_after_its_attempts(database_url: str, script: Script) -> None:
     script.fail("a1", times=100)
     async with opened(database_url, script, on_failure=FailurePolicy(ordered=False)) as cqrs:
         await move(cqrs, "a", "a1")
