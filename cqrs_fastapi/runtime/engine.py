@@ -91,8 +91,9 @@ class Engine:
         durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
         self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry)
         self._probes += self._reading.probes()
-        self._probes.append(letters_probe(self.database))
         self._routing = Routing()
+        if self._reading.starts.readers or self._topics_sent():
+            self._probes.append(letters_probe(self.database))
         self.personal = personal_events(container.key_provider(), self)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._appender = Appender(self.database)
@@ -204,13 +205,15 @@ class Engine:
         return Replaying(self._handlings(), self.registry)
 
     def topic_creator(self) -> Worker:
-        produced = self._routing.topics_of(registered.event_type for registered in self.registry)
-        topics = sorted({*self.topics_consumed(), *produced}) if self.settings.create_topics else []
+        topics = sorted({*self.topics_consumed(), *self._topics_sent()}) if self.settings.create_topics else []
         return TopicCreator(self.broker, topics)
 
     def topics_consumed(self) -> list[str]:
         """The topics of the events that durable handlers wait for."""
         return self._routing.topics_of(self._assembled.durable)
+
+    def _topics_sent(self) -> list[str]:
+        return self._routing.topics_of(registered.event_type for registered in self.registry)
 
     async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
         """Database, broker and workers, asked at once."""
