@@ -141,13 +141,12 @@ class Replaying:
     async def _cases(self, letter: Letter, envelopes: Sequence[Envelope]) -> list[Case]:
         """What is parked by this letter, and what nobody has settled yet of a message that could not be read."""
         kernel, database, message = self.handlings.kernel, self.handlings.database, message_in(letter)
-        durable = kernel.pipelines.durable
-        known = {one.consumer for all_of in durable.values() for one in all_of}
+        durable, is_of_group = kernel.pipelines.durable, letter.consumer == self.handlings.settings.service
         pairs = [
             (one, envelope)
             for envelope in envelopes
             for one in durable.get(type(envelope.event), ())
-            if letter.consumer not in known or one.consumer == letter.consumer
+            if is_of_group or one.consumer == letter.consumer
         ]
         if envelopes and not pairs:
             raise NoHandlerError(

@@ -72,13 +72,14 @@ class Parking:
         also: AlsoWrite | None,
         after: timedelta | None = None,
     ) -> Settlement:
-        told = {"consumer": letter.consumer, "topic": letter.topic, "code": letter.code, "error": letter.error}
-        if after is None:
-            log.error("message_parked", **told)
-        else:
-            log.warning("message_waits", seconds=after.total_seconds(), **told)
         tables = self.database.tables
-        return await self._write(lambda c: keep(c, tables, letter, key=key, also=also, after=after), stop)
+        kept = await self._write(lambda c: keep(c, tables, letter, key=key, also=also, after=after), stop)
+        told = {"consumer": letter.consumer, "topic": letter.topic, "code": letter.code, "error": letter.error}
+        if kept is Settlement.NOW and after is None:
+            log.error("message_parked", **told)
+        elif kept is Settlement.NOW and after is not None:
+            log.warning("message_waits", seconds=after.total_seconds(), **told)
+        return kept
 
     async def keep_behind(self, case: Case, letter: Letter) -> bool:
         """One try. False if the key has been opened meanwhile, so that the message is to be handled."""
