@@ -72,10 +72,10 @@ def status_of(connection: Connection, tables: Tables, consumer: str, message_id:
     return found
 
 
-def claim_parked(
+def turn_parked(
     connection: Connection, tables: Tables, consumer: str, message_id: UUID, *, status: str, now: datetime
-) -> None:
-    """Settle what was parked. AlreadySettledError if it is settled otherwise. Without a row one is written."""
+) -> bool:
+    """Settle what was parked. False if it is settled otherwise, and stays so. Without a row one is written."""
     inbox = tables.inbox
     row = {"consumer": consumer, "message_id": message_id, "status": status, "received_at": now}
     statement = (
@@ -87,7 +87,12 @@ def claim_parked(
             where=inbox.c.status == PARKED,
         )
     )
-    if connection.execute(statement.returning(inbox.c.status)).scalar_one_or_none() is None:
+    return connection.execute(statement.returning(inbox.c.status)).scalar_one_or_none() is not None
+
+
+def claim_parked(connection: Connection, tables: Tables, consumer: str, message_id: UUID, *, now: datetime) -> None:
+    """As `claim`, for the effect of a message that was parked: AlreadySettledError if it had one meanwhile."""
+    if not turn_parked(connection, tables, consumer, message_id, status=DONE, now=now):
         raise AlreadySettledError(f"{consumer} has settled message {message_id} otherwise")
 
 

@@ -19,7 +19,17 @@ from cqrs_fastapi.dead_letters.reading import head
 from cqrs_fastapi.errors import CqrsError, UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.inbox.attempts import HandlerCrashedError
 from cqrs_fastapi.inbox.cases import Case, name_of_key
-from cqrs_fastapi.inbox.claims import DISCARDED, DONE, AlreadySettledError, claim, claim_parked, settled
+from cqrs_fastapi.inbox.claims import (
+    DISCARDED,
+    DONE,
+    PARKED,
+    AlreadySettledError,
+    claim,
+    claim_parked,
+    settled,
+    status_of,
+    turn_parked,
+)
 from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.handling import Handlings
 from cqrs_fastapi.inbox.revealing import reveal_message
@@ -91,8 +101,6 @@ class Replaying:
             await self._give(letter)
         except (UnknownOutcomeError, LetterTakenError):
             raise  # whether it is still there, the next one finds out
-        except AlreadySettledError:
-            await self.handlings.database.write(lambda c: remove(c, self.handlings.database.tables, letter))
         except Exception as error:
             await self._failed(letter, error, by_itself=by_itself)
             raise ReplayFailedError(letter, _reason(letter, error)) from error
@@ -112,11 +120,12 @@ class Replaying:
         return done
 
     async def _give(self, letter: Letter) -> None:
+        """Anew, if somebody was forgotten or something of it was settled meanwhile."""
         for left in reversed(range(_OPENED_AGAIN)):
             envelopes = await self._open(letter)
             try:
                 await self._give_all(letter, envelopes)
-            except ForgottenMeanwhileError:
+            except (ForgottenMeanwhileError, AlreadySettledError):
                 if not left:
                     raise
                 await asyncio.sleep(_PAUSE_WHILE_FORGETTING)
@@ -136,7 +145,7 @@ class Replaying:
         if wanted:
             await self._run(letter, wanted[-1], is_last=True)
         else:
-            await self.handlings.database.write(lambda connection: self._end(connection, letter, status=DONE))
+            await self.handlings.database.write(lambda connection: self._end(connection, letter, DONE))
 
     async def _cases(self, letter: Letter, envelopes: Sequence[Envelope]) -> list[Case]:
         """What is parked by this letter, and what nobody has settled yet of a message that could not be read."""
@@ -153,36 +162,46 @@ class Replaying:
                 f"nothing called {letter.consumer!r} reacts to {type(envelopes[0].event).__name__}; bind a handler of "
                 "that name, or discard the letter"
             )
-        ids = [envelope.metadata.message_id for _, envelope in pairs]
-        names = {one.consumer for one, _ in pairs}
-        look = partial(settled, tables=database.tables, consumers=names, message_ids=ids)
-        done = await database.read(look) if pairs else set()
+        done = await database.read(partial(self._settled, letter=letter, pairs=pairs)) if pairs else set()
         return [
             Case(one, envelope, message)
             for one, envelope in pairs
-            if (one.consumer, envelope.metadata.message_id) not in done or _is_own(letter, one, envelope)
+            if (one.consumer, envelope.metadata.message_id) not in done
         ]
+
+    def _settled(
+        self, connection: Connection, letter: Letter, pairs: Sequence[tuple[Handling, Envelope]]
+    ) -> set[tuple[str, UUID]]:
+        """Those of them that are; what this letter has parked is not, unless somebody has handled it meanwhile."""
+        tables = self.handlings.database.tables
+        ids = [envelope.metadata.message_id for _, envelope in pairs]
+        found = settled(connection, tables, {one.consumer for one, _ in pairs}, ids)
+        if letter.message_id is not None:
+            status = status_of(connection, tables, letter.consumer, letter.message_id)
+            if status == PARKED:
+                found.discard((letter.consumer, letter.message_id))
+        return found
 
     async def _run(self, letter: Letter, case: Case, *, is_last: bool) -> None:
         envelope = case.envelope
         guard = self._guard(letter, case, is_last=is_last)
-        try:
-            await self.handlings.kernel.pipelines.run(case.handling, envelope.event, envelope.metadata, guard)
-        except AlreadySettledError:
-            if is_last or _is_own(letter, case.handling, envelope):
-                raise
+        await self.handlings.kernel.pipelines.run(case.handling, envelope.event, envelope.metadata, guard)
 
     def _guard(self, letter: Letter, case: Case, *, is_last: bool) -> Guard:
         tables, now = self.handlings.database.tables, self.handlings.kernel.clock.now()
 
+        is_own = letter.consumer == case.consumer and case.message_id == letter.message_id
+        key = None if letter.consumer == case.consumer else name_of_key(case.key)
+
         def write(connection: Connection) -> None:
             if is_last:
-                self._end(connection, letter, status=DONE)
-            if not _is_own(letter, case.handling, case.envelope):
-                key = None if letter.consumer == case.consumer else name_of_key(case.key)
+                remove(connection, tables, letter)
+            if is_own:
+                claim_parked(connection, tables, case.consumer, case.message_id, now=now)
+            else:
                 claim(connection, tables, case.consumer, case.message_id, status=DONE, now=now, key=key)
-            elif not is_last:
-                claim_parked(connection, tables, case.consumer, case.message_id, status=DONE, now=now)
+                if is_last:
+                    self._settle_own(connection, letter, DONE)
             hold(connection, tables, case.envelope.key_ids, retryable=False)
 
         async def guard(scope: Scope) -> None:
@@ -190,16 +209,19 @@ class Replaying:
 
         return guard
 
-    def _end(self, connection: Connection, letter: Letter, *, status: str) -> None:
+    def _end(self, connection: Connection, letter: Letter, status: str) -> None:
         """The letter goes, and its inbox row says so. The key's row is locked first, then the inbox."""
+        remove(connection, self.handlings.database.tables, letter)
+        self._settle_own(connection, letter, status)
+
+    def _settle_own(self, connection: Connection, letter: Letter, status: str) -> None:
         tables, now = self.handlings.database.tables, self.handlings.kernel.clock.now()
-        remove(connection, tables, letter)
         if letter.message_id is not None:
-            claim_parked(connection, tables, letter.consumer, letter.message_id, status=status, now=now)
+            turn_parked(connection, tables, letter.consumer, letter.message_id, status=status, now=now)
 
     async def discard(self, letter: Letter) -> None:
         """Settle the message without an effect, and let what is behind it come to the front."""
-        await self.handlings.database.write(lambda connection: self._end(connection, letter, status=DISCARDED))
+        await self.handlings.database.write(lambda connection: self._end(connection, letter, DISCARDED))
         log.warning("dead_letter_discarded", consumer=letter.consumer, message_id=str(letter.message_id))
 
     def _require_alive(self, letter: Letter) -> None:
@@ -238,11 +260,6 @@ def message_in(letter: Letter) -> IncomingMessage:
     headers = {name: value.encode() for name, value in letter.headers.items()}
     sent_at = letter.sent_at or letter.parked_at
     return IncomingMessage(letter.topic, letter.partition, letter.offset, letter.key, letter.payload, headers, sent_at)
-
-
-def _is_own(letter: Letter, handling: Handling, envelope: Envelope) -> bool:
-    """Whether it is what the letter has parked."""
-    return letter.consumer == handling.consumer and envelope.metadata.message_id == letter.message_id
 
 
 def _reason(letter: Letter, error: Exception) -> Reason:

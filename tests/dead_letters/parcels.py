@@ -80,8 +80,8 @@ def build(url: str, script: Script, **bound: Any) -> CQRS:
             error = script.errors[event.what].pop(0)()
             raise error
 
-    cqrs.events.bind(Moved, work, name="worker", **bound)  # type: ignore[arg-type]  # a union of two
-    cqrs.events.bind(Told, work, name="worker", **bound)  # type: ignore[arg-type]  # a union of two
+    cqrs.events.bind(Moved, work, name="worker", **bound)
+    cqrs.events.bind(Told, work, name="worker", **bound)
     return cqrs
 
 

@@ -25,12 +25,14 @@ from sqlalchemy import insert, select
 
 from cqrs_fastapi import CQRS, Metadata, RetryLater
 from cqrs_fastapi.brokers.broker import IncomingMessage
+from cqrs_fastapi.dead_letters.changing import LetterTakenError, take_up
 from cqrs_fastapi.dead_letters.parked_keys import name_of, parked_among
 from cqrs_fastapi.dead_letters.parking import Letter, Reason, park
 from cqrs_fastapi.inbox import attempts
 from cqrs_fastapi.inbox.attempts import HandlerCrashedError
 from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.handling import Handlings, Settlement
+from cqrs_fastapi.inbox.replaying import ReplayFailedError
 
 pytestmark = pytest.mark.anyio
 
@@ -258,3 +260,38 @@ async def test_what_the_relay_has_parked_goes_back_in_its_old_order_before_what_
         assert [row[0] for row in rows] == ids
         assert "outbox-position" not in rows[0][1]
         assert (await letters(cqrs), await closed(cqrs)) == ([], 0)
+
+
+async def test_a_letter_that_kills_whoever_retries_it_ends_as_a_dead_one(database_url: str, script: Script) -> None:
+    """Each of them has counted its dispatch, and none has lived to say how it went."""
+    await prepare(database_url)
+    cqrs = build(database_url, script)
+    letters_table = cqrs.database.tables.dead_letters
+    script.fail("a1", lambda: RetryLater(timedelta(0)))
+    async with cqrs.running(workers=()):
+        await settle(cqrs, message("a1"))
+        [letter] = await letters(cqrs)
+        long_ago = datetime.now(UTC) - timedelta(hours=1)
+        died = {"attempts": 3, "dispatched_at": long_ago, "retry_at": long_ago}
+        await cqrs.database.write(lambda c: c.execute(letters_table.update().values(died)))
+        script.seen.clear()
+        with pytest.raises(ReplayFailedError, match="died 3 times"):
+            await cqrs.engine.replaying().replay(letter.id, by_itself=True)
+        [dead] = await letters(cqrs)
+        assert (dead.code, dead.retry_at, script.seen) == ("handler_crashed", None, [])
+        await cqrs.dead_letters.replay(letter.id)  # by hand it is somebody's decision
+        assert await done(cqrs) == ["a1"]
+
+
+async def test_a_letter_that_somebody_replays_is_left_alone_by_others_for_a_while(
+    database_url: str, script: Script
+) -> None:
+    script.fail("a1", times=3)
+    async with opened(database_url, script) as cqrs:
+        await settle(cqrs, message("a1"))
+        [letter] = await letters(cqrs)
+        tables, patience = cqrs.database.tables, timedelta(minutes=1)
+        await cqrs.database.write(lambda c: take_up(c, tables, letter.id, patience=patience))
+        with pytest.raises(LetterTakenError, match="being replayed by somebody else"):
+            await cqrs.dead_letters.replay(letter.id)
+        assert (await done(cqrs), await inbox(cqrs)) == ([], {"parked": 1})
