@@ -38,11 +38,13 @@ from cqrs_fastapi.eventstore.store import EventStore
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.event_mediator import EventMediator
+from cqrs_fastapi.mediation.failure_policy import FailurePolicy
 from cqrs_fastapi.mediation.fallback import CircuitBreaker, Fallback
 from cqrs_fastapi.mediation.handlers import EventHandler, NextHandler, RequestHandler, StreamHandler
 from cqrs_fastapi.mediation.providers import Provides
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
+from cqrs_fastapi.mediation.steering import DeadLetter, Discard, RetryLater
 from cqrs_fastapi.messages.envelopes.cloud_events import CloudEvents
 from cqrs_fastapi.messages.envelopes.codecs import Codec
 from cqrs_fastapi.messages.envelopes.envelope import Envelope
@@ -86,10 +88,12 @@ __all__ = [
     "CqrsError",
     "Created",
     "CursorError",
+    "DeadLetter",
     "Decider",
     "Deleted",
     "DeletedError",
     "Diff",
+    "Discard",
     "DomainError",
     "ECSTEvent",
     "Entity",
@@ -102,6 +106,7 @@ __all__ = [
     "EventMediatorDep",
     "EventStore",
     "ExternalEntity",
+    "FailurePolicy",
     "Fallback",
     "Foreign",
     "MediatorDep",
@@ -126,6 +131,7 @@ __all__ = [
     "RequestHandler",
     "RequestMap",
     "RequestMediator",
+    "RetryLater",
     "RootEntity",
     "RootRepository",
     "Route",

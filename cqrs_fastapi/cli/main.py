@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cqrs_fastapi.cli import outbox, schema, topics
-from cqrs_fastapi.cli.dead_letters import dead_letters
+from cqrs_fastapi.cli import dead_letters, outbox, schema, topics
 from cqrs_fastapi.cli.forget import forget
 from cqrs_fastapi.cli.send import send
 from cqrs_fastapi.cli.torture_store import torture_store
@@ -40,7 +39,7 @@ app = typer.Typer(
 )
 for _command in (relay, consume, schedule, send, forget):
     app.command()(_command)
-app.command("dead-letters")(dead_letters)
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(topics.app, name="topics")
 app.add_typer(schema.app, name="schema")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,8 +21,13 @@ UNTOLD = "(its text is left out, since the message holds personal data)"
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """`consumer` is the handler that gave up, the group if the message was not understood, or `relay`."""
+class Letter:
+    """`consumer` is the handler that gave up, the group if the message was not understood, or `relay`.
+
+    `sequence` names the key that is closed behind it, and `ordinal` is its place there; None of a message that parks
+    alone. With `retry_at` it is no dead letter yet: it is tried again by itself. `dispatched_at` is when somebody began
+    to replay it; None once its outcome is known.
+    """
 
     id: UUID
     consumer: str
@@ -39,6 +44,11 @@ class DeadLetter:
     attempts: int
     parked_at: datetime
     tenant: str = ""
+    sequence: str | None = None
+    ordinal: int = 0
+    retry_at: datetime | None = None
+    dispatched_at: datetime | None = None
+    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +84,10 @@ def _before(error: BaseException) -> BaseException | None:
     return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def park(connection: Connection, tables: Tables, letter: DeadLetter) -> None:
+def park(connection: Connection, tables: Tables, letter: Letter) -> None:
     """Keep the message, in the transaction that settles it elsewhere."""
-    row: dict[str, Any] = {
-        "id": letter.id,
-        "consumer": letter.consumer,
-        "message_id": letter.message_id,
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "key": letter.key,
-        "headers": render_json(dict(letter.headers)),
-        "payload": letter.payload,
-        "code": letter.code,
-        "error": letter.error,
-        "traceback": letter.traceback,
-        "attempts": letter.attempts,
-        "parked_at": letter.parked_at,
-        "tenant": letter.tenant,
-    }
-    connection.execute(insert(tables.dead_letters), row)
+    row: dict[str, Any] = {one.name: getattr(letter, one.name) for one in fields(letter)}
+    connection.execute(insert(tables.dead_letters), {**row, "headers": render_json(dict(letter.headers))})
 
 
 def count(connection: Connection, tables: Tables) -> int:
@@ -101,14 +95,15 @@ def count(connection: Connection, tables: Tables) -> int:
     return connection.execute(select(func.count()).select_from(tables.dead_letters)).scalar_one()
 
 
-def newest(connection: Connection, tables: Tables, limit: int) -> list[DeadLetter]:
+def newest(connection: Connection, tables: Tables, limit: int) -> list[Letter]:
     """The latest parked messages, newest first."""
     letters = tables.dead_letters
     query = select(letters).order_by(letters.c.parked_at.desc(), letters.c.id.desc()).limit(limit)
-    return [_letter(row) for row in connection.execute(query).mappings()]
+    return [letter_of(row) for row in connection.execute(query).mappings()]
 
 
-def _letter(row: Mapping[Any, Any]) -> DeadLetter:
+def letter_of(row: Mapping[Any, Any]) -> Letter:
+    """From a row of the table."""
     values = dict(row)
     values["headers"] = parse_json(values["headers"])
-    return DeadLetter(**values)
+    return Letter(**values)

@@ -7,11 +7,14 @@ reads next with the binding goes back once, for those events alone, over what wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection, select, update
 
+from cqrs_fastapi.eventstore.subscription import PAGE, Arrival, Selection, read_range
+from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.storage.dialects import upsert
 from cqrs_fastapi.storage.tables import Tables
 
@@ -53,6 +56,20 @@ def passed_over(connection: Connection, tables: Tables, consumer: str, events: I
         checkpoints.c.highest == _OPEN,
     )
     return {row.partition.removeprefix(_EVENT): row.position for row in connection.execute(query)}
+
+
+async def late_events(
+    database: Database, bound_at: Mapping[str, int], *, through: int
+) -> AsyncIterator[Sequence[Arrival]]:
+    """Page by page, those of these events that were stored after they were bound."""
+    at = min(bound_at.values(), default=through)
+    selection = Selection(types=frozenset(bound_at))
+    while at < through:
+        page = await database.read(
+            partial(read_range, tables=database.tables, selection=selection, after=at, through=through, limit=PAGE)
+        )
+        yield [arrival for arrival in page if arrival.stored.position > bound_at[arrival.stored.type]]
+        at = page[-1].stored.position if len(page) == PAGE else through
 
 
 def close(connection: Connection, tables: Tables, consumer: str, events: Iterable[str], *, now: datetime) -> None:

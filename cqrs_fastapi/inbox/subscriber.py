@@ -23,7 +23,6 @@ from cqrs_fastapi.eventstore.checkpoints import (
 )
 from cqrs_fastapi.eventstore.horizon import Horizon, read_horizon
 from cqrs_fastapi.eventstore.subscription import (
-    PAGE,
     Arrival,
     Batch,
     HistoryMovedError,
@@ -31,12 +30,12 @@ from cqrs_fastapi.eventstore.subscription import (
     SharedHorizon,
     Subscription,
     place_of,
-    read_range,
 )
-from cqrs_fastapi.inbox.added import close, passed_over
-from cqrs_fastapi.inbox.claims import settled
+from cqrs_fastapi.inbox.added import close, late_events, passed_over
+from cqrs_fastapi.inbox.cases import AlsoWrite, stream_sequence
+from cqrs_fastapi.inbox.claims import settled_and_closed
 from cqrs_fastapi.inbox.envelope import Envelope
-from cqrs_fastapi.inbox.handling import AlsoWrite, Handlings, PlaceLostError, Settlement, wait_for
+from cqrs_fastapi.inbox.handling import Handlings, PlaceLostError, Settlement, wait_for
 from cqrs_fastapi.inbox.revealing import reveal_stored
 from cqrs_fastapi.inbox.starts import Reader
 from cqrs_fastapi.inbox.stored import message_of
@@ -73,11 +72,15 @@ class Subscriber:
     lease: Lease
     held: dict[str, str] = field(default_factory=dict)
     """What it waits for at an event that this code cannot read, by its name; shared with who tells it."""
+    in_doubt: bool = False
+    """Whether the next event may be the one that the last reader has died of."""
     _passed: Checkpoint = field(init=False)
     """As it is stored."""
     _reached: Batch | None = None
     """What was read and settled last; the checkpoint may follow up to its end."""
     _caught_up_at: float = 0.0
+    _closed: set[bytes] = field(default_factory=set)
+    """Streams of the batch in the works that are closed for the handler."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; an event in the works is finished. Raises PlaceLostError and HistoryChangedError."""
@@ -129,23 +132,11 @@ class Subscriber:
         bound_at = await database.read(
             partial(passed_over, tables=database.tables, consumer=reader.consumer, events=reader.types)
         )
-        at, through = min(bound_at.values(), default=self._passed.position), self._passed.position
-        while at < through:
-            page = await database.read(
-                partial(
-                    read_range,
-                    tables=database.tables,
-                    selection=Selection(types=frozenset(bound_at)),
-                    after=at,
-                    through=through,
-                    limit=PAGE,
-                )
-            )
-            late = [arrival for arrival in page if arrival.stored.position > bound_at[arrival.stored.type]]
+        async for late in late_events(database, bound_at, through=self._passed.position):
+            _, self._closed = await self._known(late)
             for arrival in late:
                 if await self._given(arrival, stop, self._fence) is Settlement.STOPPED or stop.is_set():
                     return False
-            at = page[-1].stored.position if len(page) == PAGE else through
         if bound_at:
             await database.write(partial(self._close, events=bound_at))
         return True
@@ -181,7 +172,7 @@ class Subscriber:
 
     async def _settle_all(self, batch: Batch, stop: asyncio.Event) -> bool:
         """False if it was time to stop before all of it was settled."""
-        known = await self._known(batch.events)
+        known, self._closed = await self._known(batch.events)
         for arrival in batch.events:
             if stop.is_set():
                 return False
@@ -194,13 +185,17 @@ class Subscriber:
         stored = arrival.stored
         return stored.message_id in known and self.registry.as_it_is(stored.type, stored.schema_version) is not None
 
-    async def _known(self, events: Sequence[Arrival]) -> set[UUID]:
-        database, ids = self.handlings.database, [arrival.stored.message_id for arrival in events]
-        pairs = await database.read(partial(self._settled, ids=ids))
-        return {message_id for _, message_id in pairs}
-
-    def _settled(self, connection: Connection, ids: Sequence[UUID]) -> set[tuple[str, UUID]]:
-        return settled(connection, self.handlings.database.tables, [self.reader.consumer], ids)
+    async def _known(self, events: Sequence[Arrival]) -> tuple[set[UUID], set[bytes]]:
+        """Which of them are settled already, and which of their streams are closed."""
+        return await self.handlings.database.read(
+            partial(
+                settled_and_closed,
+                tables=self.handlings.database.tables,
+                consumer=self.reader.consumer,
+                message_ids=[arrival.stored.message_id for arrival in events],
+                keys={stream_sequence(arrival.stored.stream, arrival.tenant) for arrival in events},
+            )
+        )
 
     async def _settle(self, arrival: Arrival, highest: int, stop: asyncio.Event) -> bool:
         stored = arrival.stored
@@ -223,8 +218,8 @@ class Subscriber:
                 self._hold(arrival, error)
                 return None
             except MessageError as error:
-                reason = Reason.of(error)
-                return await self.handlings.park(self.reader.consumer, message_of(arrival), reason, stop, also)
+                message, reason = message_of(arrival), Reason.of(error)
+                return await self.handlings.park(self.reader.consumer, message, reason, stop, also, self._closed)
             try:
                 return await self._settle_each(envelopes, arrival, stop, also)
             except ForgottenMeanwhileError as error:
@@ -241,9 +236,13 @@ class Subscriber:
             if settlement is not None and stop.is_set():
                 return Settlement.STOPPED
             with_it = self._fence if left else also
-            settlement = await self.handlings.settle(handling, envelope, message_of(arrival), stop, with_it)
+            if self.in_doubt:
+                self.handlings.doubts.add(handling.consumer, [envelope.metadata.message_id])
+            message = message_of(arrival)
+            settlement = await self.handlings.settle(handling, envelope, message, stop, with_it, self._closed)
             if settlement is Settlement.STOPPED:
                 break
+            self.in_doubt = self.in_doubt and settlement is Settlement.PASSED
         return settlement
 
     def _hold(self, arrival: Arrival, error: UnknownMessageError) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from uuid import UUID
 
 import structlog
+from sqlalchemy import Connection
 
 from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.eventstore.subscription import SharedHorizon
@@ -49,29 +50,37 @@ class Subscriptions:
         if not self.starts.readers:
             await stop.wait()
         while not stop.is_set():
-            lease = await self._acquire()
+            lease, was_abandoned = await self._acquire()
             if lease is None:
                 await wait_for(stop, _RENEWED_EVERY)
             else:
-                await self._own(lease, stop)
+                await self._own(lease, was_abandoned, stop)
 
-    async def _acquire(self) -> Lease | None:
-        """The lease, with all checkpoints in place; None while another process has it or the database is away."""
+    async def _acquire(self) -> tuple[Lease | None, bool]:
+        """The lease, with all checkpoints in place; None while another process has it or the database is away. And
+        whether its last holder never gave it back.
+        """
         database, name = self.handlings.database, f"subscriptions:{self.handlings.settings.service}"
+
+        def acquire(connection: Connection) -> tuple[Lease | None, bool]:
+            was_abandoned = leases.is_abandoned(connection, database.tables, name)
+            return leases.acquire(connection, database.tables, name, self.owner, LEASE), was_abandoned
+
         try:
-            lease = await database.write(lambda c: leases.acquire(c, database.tables, name, self.owner, LEASE))
+            lease, was_abandoned = await database.write(acquire)
             if lease is not None:
                 await self.starts.record_missing()
         except (UnavailableError, UnknownOutcomeError) as error:
             log.warning("database_unavailable", worker=self.name, error=str(error))
-            return None
-        return lease
+            return None, False
+        return lease, was_abandoned
 
-    async def _own(self, lease: Lease, stop: asyncio.Event) -> None:
+    async def _own(self, lease: Lease, was_abandoned: bool, stop: asyncio.Event) -> None:
         """Read until `stop` is set or the lease is lost. The first other error of a reader ends them all."""
         halt = asyncio.Event()
         subscribers = [
-            Subscriber(self.handlings, self.registry, self.shared, one, lease, self.held) for one in self.starts.readers
+            Subscriber(self.handlings, self.registry, self.shared, one, lease, self.held, was_abandoned)
+            for one in self.starts.readers
         ]
         working = [asyncio.ensure_future(one.run(halt)) for one in subscribers]
         working.append(asyncio.ensure_future(self._keep(lease, halt)))

@@ -76,6 +76,9 @@ class Compiler:
                 consumer=binding.consumer,
                 from_start=binding.from_start,
                 unknown=binding.unknown,
+                on_failure=binding.on_failure,
+                where=binding.where,
+                validate=binding.validate,
             )
             table[binding.event_type] = (*table.get(binding.event_type, ()), handling)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from cqrs_fastapi.mediation.event_map import EventBinding
+from cqrs_fastapi.mediation.event_map import DEFAULT_POLICY, EventBinding
 from cqrs_fastapi.mediation.request_map import RequestBinding
 from cqrs_fastapi.mediation.signatures import name_of
 
@@ -26,6 +26,7 @@ def events_bound_in_contradiction(bindings: Sequence[EventBinding]) -> Iterator[
     yield from _consumers_named_twice(bindings)
     yield from _starts_that_contradict(bindings)
     yield from _unknowns_that_contradict(bindings)
+    yield from _policies_that_contradict(bindings)
 
 
 def _consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
@@ -71,3 +72,22 @@ def _unknowns_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]
             f"some bindings of {consumer!r} hold what is unknown and some skip it; write unknown='skip' for all or for "
             f"none, or give them names of their own"
         )
+
+
+def _policies_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
+    """A key is closed for all of what a name stands for, so there is one rule for all of it."""
+    for binding in bindings:
+        options = (binding.on_failure != DEFAULT_POLICY, binding.where is not None, binding.validate is not None)
+        if any(options) and binding.when == "in_transaction":
+            yield (
+                f"{name_of(binding.handler)} reacts in the transaction of {binding.event_type.__name__}, which its "
+                f"error rolls back; leave on_failure, where and validate out, or bind it when='durable'"
+            )
+    first: dict[str, EventBinding] = {}
+    for binding in bindings:
+        known = first.setdefault(binding.consumer, binding) if binding.when == "durable" else binding
+        if known.on_failure != binding.on_failure:
+            yield (
+                f"the bindings of {binding.consumer!r} say two things of what becomes of a failure; give all of them "
+                f"the same on_failure, or names of their own"
+            )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from cqrs_fastapi.mediation.behaviors import Behavior
+from cqrs_fastapi.mediation.failure_policy import FailurePolicy
 from cqrs_fastapi.mediation.handlers import EventHandler
 from cqrs_fastapi.messages.events import AnyEvent, EventTypes, event_types_of
 
@@ -23,6 +24,11 @@ Unknown: TypeAlias = Literal["hold", "skip"]
 is kept as a dead letter, so that a stranger cannot stop a topic. `skip`: it is passed over, and only the log tells."""
 
 
+Predicate: TypeAlias = Callable[[Any], bool]
+Validator: TypeAlias = Callable[[Any], None]
+DEFAULT_POLICY = FailurePolicy()
+
+
 @dataclass(frozen=True, slots=True)
 class EventBinding:
     """One line of a map. `consumer` is the stable name under which a durable handler remembers what it has done.
@@ -37,6 +43,37 @@ class EventBinding:
     behaviors: tuple[Behavior, ...]
     from_start: bool = False
     unknown: Unknown = "hold"
+    on_failure: FailurePolicy = DEFAULT_POLICY
+    where: Predicate | None = None
+    validate: Validator | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What is said of all bindings of one call."""
+
+    when: When
+    name: str | None
+    from_start: bool
+    unknown: Unknown
+    on_failure: FailurePolicy
+    where: Predicate | None
+    validate: Validator | None
+    behaviors: tuple[Behavior, ...]
+
+    def binding(self, event_type: type, handler: object, consumer: str) -> EventBinding:
+        return EventBinding(
+            event_type,
+            handler,
+            self.when,
+            consumer,
+            self.behaviors,
+            self.from_start,
+            self.unknown,
+            self.on_failure,
+            self.where,
+            self.validate,
+        )
 
 
 class EventMap:
@@ -58,6 +95,9 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        on_failure: FailurePolicy = DEFAULT_POLICY,
+        where: Callable[[E], bool] | None = None,
+        validate: Callable[[E], None] | None = None,
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     @overload
@@ -71,6 +111,9 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        on_failure: FailurePolicy = DEFAULT_POLICY,
+        where: Callable[[E], bool] | None = None,
+        validate: Callable[[E], None] | None = None,
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     def bind(
@@ -83,6 +126,9 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        on_failure: FailurePolicy = DEFAULT_POLICY,
+        where: Predicate | None = None,
+        validate: Validator | None = None,
         behaviors: Sequence[Behavior] = (),
     ) -> None:
         """Let `handler` react to `event`, or to each of the events that it stands for.
@@ -91,8 +137,13 @@ class EventMap:
         makes it a new handler. A new handler begins at the present, or with `from_start` at the oldest event of this
         service's store; which events it has passed is remembered from then on. `unknown` says what a durable handler
         does with an event of its kind that this code cannot read yet.
+
+        A durable handler is given only events of which `where` says True; the others count as settled. What `validate`
+        raises about an event makes it a bad payload: a dead letter at once. `on_failure` says what becomes of one that
+        the handler fails with.
         """
-        self._add(event, handler, when, name, from_start, unknown, behaviors)
+        options = _Options(when, name, from_start, unknown, on_failure, where, validate, tuple(behaviors))
+        self._add(event, handler, options)
 
     def on(
         self,
@@ -103,31 +154,23 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        on_failure: FailurePolicy = DEFAULT_POLICY,
+        where: Callable[[E], bool] | None = None,
+        validate: Callable[[E], None] | None = None,
         behaviors: Sequence[Behavior] = (),
     ) -> BindsEvent[E]:
         """`bind` as a decorator of a class or a function, which stays as it was."""
+        options = _Options(when, name, from_start, unknown, on_failure, where, validate, tuple(behaviors))
 
         def register(handler: object) -> object:
-            self._add(event, handler, when, name, from_start, unknown, behaviors)
+            self._add(event, handler, options)
             return handler
 
         return register  # type: ignore[return-value]  # one function stands for both overloads of BindsEvent
 
-    def _add(  # noqa: PLR0917  # all of them are a binding's own
-        self,
-        event: object,
-        handler: object,
-        when: When,
-        name: str | None,
-        from_start: bool,
-        unknown: Unknown,
-        behaviors: Sequence[Behavior],
-    ) -> None:
-        consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
-        self._bindings += (
-            EventBinding(event_type, handler, when, consumer, tuple(behaviors), from_start, unknown)
-            for event_type in event_types_of(event)
-        )
+    def _add(self, event: object, handler: object, options: _Options) -> None:
+        consumer = options.name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
+        self._bindings += (options.binding(event_type, handler, consumer) for event_type in event_types_of(event))
 
     def include(self, other: EventMap) -> None:
         """Take over all bindings of another map, also those it gets later, inside this map's behaviors."""

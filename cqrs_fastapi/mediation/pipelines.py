@@ -12,7 +12,8 @@ import structlog
 
 from cqrs_fastapi.errors import HandlerNotFoundError
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
-from cqrs_fastapi.mediation.event_map import Unknown
+from cqrs_fastapi.mediation.event_map import DEFAULT_POLICY, Predicate, Unknown, Validator
+from cqrs_fastapi.mediation.failure_policy import FailurePolicy
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
 from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.idempotency import Attempt, Recorded, Records
@@ -48,6 +49,9 @@ class Handling:
     consumer: str = ""
     from_start: bool = False
     unknown: Unknown = "hold"
+    on_failure: FailurePolicy = DEFAULT_POLICY
+    where: Predicate | None = None
+    validate: Validator | None = None
 
     def wrapped(self, core: Next) -> Next:
         """The behaviors around `core`, outermost first."""

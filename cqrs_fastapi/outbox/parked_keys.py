@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, text, update
+from sqlalchemy import Connection, delete, select, text, update
 
-from cqrs_fastapi.dead_letters.parking import RELAY, DeadLetter, park
+from cqrs_fastapi.dead_letters.parking import RELAY, Letter, park
 from cqrs_fastapi.identity import IdFactory
-from cqrs_fastapi.messages.json_codec import parse_json, render_json
 from cqrs_fastapi.outbox.buckets import ASIDE
 from cqrs_fastapi.outbox.claiming import HELD, PARKED
-from cqrs_fastapi.outbox.pending import OF_COLUMNS, Pending, columns_of, name_of, pending_of
-from cqrs_fastapi.outbox.routing import bucket_of
+from cqrs_fastapi.outbox.pending import Pending, columns_of, pending_of
 from cqrs_fastapi.storage.dialects import upsert
 from cqrs_fastapi.storage.tables import Tables
 
@@ -113,56 +111,15 @@ def parked_of(connection: Connection, tables: Tables, names: Sequence[str]) -> s
     return set(connection.execute(query).scalars())
 
 
-def put_back(connection: Connection, tables: Tables, topic: str, key: str) -> int:
-    """Open a closed key, and have everything of it sent again, in its old order and with its old ids; how many.
-
-    All of it happens in the caller's transaction. What was written meanwhile follows.
-    """
-    letters, blocked = tables.dead_letters, tables.blocked_keys
-    name = name_of(topic, key)
-    locking = select(blocked.c.owner).where(blocked.c.owner.in_((PARKED, HELD)), blocked.c.key == name)
-    owners = connection.execute(locking.order_by(blocked.c.owner).with_for_update()).scalars().all()
-    # Where some of the key is aside, these come before it.
-    bucket = ASIDE - bucket_of(key) if HELD in owners else bucket_of(key)
-    parked = (letters.c.consumer == RELAY) & (letters.c.topic == topic) & (letters.c.key == key.encode())
-    rows = connection.execute(select(letters).where(parked).order_by(letters.c.offset)).mappings().all()
-    for row in rows:
-        connection.execute(insert(tables.outbox), {**_row(row, topic, key), "bucket": bucket})
-    connection.execute(delete(letters).where(parked))
-    connection.execute(delete(blocked).where(blocked.c.owner == PARKED, blocked.c.key == name))
-    return len(rows)
-
-
-def _row(letter: Any, topic: str, key: str) -> dict[str, Any]:
-    """With its old position, which is lower than that of all that follows."""
-    headers: dict[str, str] = parse_json(letter["headers"])
-    stored = {name: value for name, value in headers.items() if name not in OF_COLUMNS}
-    return {
-        "position": letter["offset"],
-        "id": letter["message_id"],
-        "aggregatetype": key.partition("-")[0],
-        "aggregateid": key,
-        "type": headers.get("type", ""),
-        "topic": topic,
-        "key": key,
-        "headers": render_json(stored),
-        "payload": letter["payload"],
-        "attempts": letter["attempts"],
-        "available_at": letter["parked_at"],
-        "tenant": letter["tenant"],
-        "created_at": letter["parked_at"],
-    }
-
-
 def _is_aside(tables: Tables, topic: str, key: str) -> Any:
     outbox = tables.outbox
     # Written out as the index has it: of parameters the planner would not know that they are its bounds.
     return text("bucket BETWEEN -1000 AND -1") & (outbox.c.topic == topic) & (outbox.c.key == key)
 
 
-def _letter(pending: Pending, reason: str, ids: IdFactory, now: datetime) -> DeadLetter:
+def _letter(pending: Pending, reason: str, ids: IdFactory, now: datetime) -> Letter:
     message = pending.message
-    return DeadLetter(
+    return Letter(
         id=ids(),
         consumer=RELAY,
         message_id=message.message_id,

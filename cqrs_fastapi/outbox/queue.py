@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, update
 
 from cqrs_fastapi.clock import Clock
-from cqrs_fastapi.dead_letters.parking import RELAY, DeadLetter, park
+from cqrs_fastapi.dead_letters.parking import RELAY, Letter, park
 from cqrs_fastapi.errors import ConfigurationError, CqrsError, MalformedMessageError, MessageTooLargeError
 from cqrs_fastapi.eventstore.records import DUE
 from cqrs_fastapi.identity import IdFactory
@@ -188,7 +188,7 @@ class OutboxQueue:
 
     def _skip(self, connection: Connection, found: Waiting, reason: str) -> None:
         tables = self.database.tables
-        letter = DeadLetter(
+        letter = Letter(
             id=self.ids(),
             consumer=RELAY,
             message_id=found.id,

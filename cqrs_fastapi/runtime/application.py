@@ -38,6 +38,7 @@ from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.assembly import Blueprint, assemble
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
+from cqrs_fastapi.runtime.dead_letters import DeadLetters
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
 from cqrs_fastapi.runtime.override import Override, overriding
@@ -153,6 +154,11 @@ class Application:
         settings = self.settings
         broker = with_prefix(self.broker, settings.topic_prefix)
         return Topics(broker, settings, Engine(self.container, self._blueprint(), self._overrides).topics)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Looks at parked messages, edits, replays and discards them. Needs what `mediator` needs."""
+        return DeadLetters(lambda: self.engine)
 
     @property
     def registry(self) -> EventRegistry:

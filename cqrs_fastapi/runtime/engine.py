@@ -24,6 +24,7 @@ from cqrs_fastapi.eventstore.repeats import StoredRecords
 from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.inbox.consumer import Consumer
 from cqrs_fastapi.inbox.handling import Handlings
+from cqrs_fastapi.inbox.replaying import Replaying
 from cqrs_fastapi.inbox.starts import Reader
 from cqrs_fastapi.inbox.taking_in import take_in
 from cqrs_fastapi.mediation.frame import Frame
@@ -47,6 +48,7 @@ from cqrs_fastapi.runtime.assembly import (
     start_application_values,
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
+from cqrs_fastapi.runtime.dead_letters import letters_probe, letters_worker
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
@@ -102,6 +104,8 @@ class Engine:
         self._probes += self._reading.probes()
         self._routing = Routing(blueprint.route)
         self._routing.check(self.registry)
+        if self._reading.starts.readers or self._topics_sent():
+            self._probes.append(letters_probe(self.database))
         self.personal = personal_events(container.key_provider(), self)
         sendable = partial(self._assembled.envelopes.require_sendable, max_bytes=self.broker.max_message_bytes)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events, sendable)
@@ -213,7 +217,7 @@ class Engine:
             return self.relay(Only())
         if name == "consumer":
             store = self._reading.worker(self._handlings(), self.ids())
-            return Together("consumer", (store, self._consumer()))
+            return Together("consumer", (store, self._consumer(), letters_worker(self.replaying())))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 
     def relay(self, only: Only) -> Relay:
@@ -229,12 +233,17 @@ class Engine:
 
     def topics(self) -> list[str]:
         """Those that events are sent to or come from, without the prefix of the environment."""
-        produced = self._routing.topics_of(registered.event_type for registered in self.registry)
-        return sorted({*self.topics_consumed(), *produced})
+        return sorted({*self.topics_consumed(), *self._topics_sent()})
+
+    def replaying(self) -> Replaying:
+        return Replaying(self._handlings(), self.registry)
 
     def topics_consumed(self) -> list[str]:
         """The topics of the events that durable handlers wait for."""
         return self._routing.topics_of(self._assembled.durable)
+
+    def _topics_sent(self) -> list[str]:
+        return self._routing.topics_of(registered.event_type for registered in self.registry)
 
     async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
         """Database, broker and workers, asked at once."""

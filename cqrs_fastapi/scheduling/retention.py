@@ -37,12 +37,13 @@ class Deleted:
     job_runs: int
     idempotency: int
     more: bool
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """A job that deletes inbox rows, finished runs of jobs and records of idempotency keys older than
-    `settings.retention`.
+    """A job that deletes inbox rows, finished runs of jobs, records of idempotency keys and counts of attempts older
+    than `settings.retention`. The inbox row of a parked message stays for as long as its letter.
 
     Each batch is a transaction of its own, and half the command timeout is all the time it takes for one tick. The
     newest run of each job stays, however old: by it a scheduler knows what was run last.
@@ -62,7 +63,9 @@ class Retention:
         inbox, inbox_left = await self._empty(_old_inbox, self.database.tables.inbox, deadline)
         runs, runs_left = await self._empty(_old_runs, self.database.tables.job_runs, deadline)
         records, records_left = await self._empty(_old_records, self.database.tables.idempotency, deadline)
-        return Deleted(inbox, runs, records, more=inbox_left or runs_left or records_left)
+        counts, counts_left = await self._empty(_old_attempts, self.database.tables.attempts, deadline)
+        more = inbox_left or runs_left or records_left or counts_left
+        return Deleted(inbox, runs, records, more, counts)
 
     async def _empty(self, old: _Old, table: Table, deadline: float) -> tuple[int, bool]:
         """How many rows were deleted, and whether some may be left."""
@@ -87,7 +90,13 @@ def retention_job(database: Database, settings: Settings) -> Job:
 
 
 def _old_inbox(connection: Connection, tables: Tables, retention: timedelta) -> ColumnElement[bool]:
-    return tables.inbox.c.received_at < database_now(connection, after=-retention)
+    """A message that is parked would be handled beside its letter if its row were gone and it came again."""
+    old = tables.inbox.c.received_at < database_now(connection, after=-retention)
+    return old & (tables.inbox.c.status != "parked")
+
+
+def _old_attempts(connection: Connection, tables: Tables, retention: timedelta) -> ColumnElement[bool]:
+    return tables.attempts.c.counted_at < database_now(connection, after=-retention)
 
 
 def _old_records(connection: Connection, tables: Tables, retention: timedelta) -> ColumnElement[bool]:

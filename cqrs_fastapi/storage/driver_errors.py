@@ -97,6 +97,13 @@ def is_lost_connection(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
+def is_passing(error: Exception) -> bool:
+    """Whether a statement of somebody's own failed for what passes by itself: a database that is away, a deadlock."""
+    if not isinstance(error, DBAPIError | PoolTimeoutError):
+        return False
+    return _is_refused(error) or _is_lost(error) or _sqlstate(_driver_error(error)).startswith("40")
+
+
 def is_lock_timeout(error: UnavailableError) -> bool:
     """Whether it was a lock of somebody else's that was in the way, and not the database."""
     cause = error.__cause__

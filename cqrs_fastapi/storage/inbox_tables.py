@@ -11,10 +11,11 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Table,
+    Text,
     Uuid,
 )
 
-from cqrs_fastapi.storage.column_types import JsonText
+from cqrs_fastapi.storage.column_types import JsonText, UtcDateTime
 from cqrs_fastapi.storage.columns import moment, tenant, text
 from cqrs_fastapi.storage.names import Names
 
@@ -52,8 +53,15 @@ def dead_letters_table(metadata: MetaData, names: Names) -> Table:
         Column("attempts", Integer, nullable=False, server_default="0"),
         moment("parked_at"),
         tenant(),
+        Column("sequence", Text),
+        Column("ordinal", BigInteger, nullable=False, server_default="0"),
+        Column("retry_at", UtcDateTime),
+        Column("dispatched_at", UtcDateTime),
+        Column("sent_at", UtcDateTime),
         PrimaryKeyConstraint("id", name=names.of("dead_letters_pk")),
         Index(names.of("dead_letters_parked_at_ix"), "consumer", "parked_at"),
+        Index(names.of("dead_letters_sequence_ix"), "consumer", "sequence", "ordinal"),
+        Index(names.of("dead_letters_retry_at_ix"), "retry_at"),
         schema=names.schema,
     )
 
@@ -66,6 +74,20 @@ def blocked_keys_table(metadata: MetaData, names: Names) -> Table:
         text("key"),
         text("reason"),
         moment("blocked_at"),
+        Column("last_ordinal", BigInteger, nullable=False, server_default="0"),
         PrimaryKeyConstraint("owner", "key", name=names.of("blocked_keys_pk")),
+        schema=names.schema,
+    )
+
+
+def attempts_table(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("attempts"),
+        metadata,
+        text("consumer"),
+        Column("message_id", Uuid, nullable=False),
+        Column("count", Integer, nullable=False),
+        moment("counted_at"),
+        PrimaryKeyConstraint("consumer", "message_id", name=names.of("attempts_pk")),
         schema=names.schema,
     )

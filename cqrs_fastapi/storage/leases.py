@@ -50,6 +50,15 @@ def acquire(connection: Connection, tables: Tables, name: str, owner: UUID, dura
     return None if epoch is None else Lease(name, owner, epoch, duration)
 
 
+def is_abandoned(connection: Connection, tables: Tables, name: str) -> bool:
+    """Whether somebody has held it and never gave it back. Asked before `acquire`, in its transaction, it tells whether
+    the holder before has died, or was stopped for longer than its lease.
+    """
+    leases = tables.leases
+    query = select(leases.c.owner).where(leases.c.name == name).with_for_update()
+    return connection.execute(query).scalar() is not None
+
+
 def renew(connection: Connection, tables: Tables, lease: Lease) -> None:
     """Holds it for its duration from now on. An expired lease that nobody took can be renewed; else LeaseLostError."""
     expires_at = database_now(connection, after=lease.duration)

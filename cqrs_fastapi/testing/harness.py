@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from dependency_injector import providers
 
 from cqrs_fastapi.brokers.broker import OutgoingMessage
-from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.dead_letters.parking import Letter, newest
 from cqrs_fastapi.mediation.event_mediator import EventMediator
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.messages.requests import Request
@@ -106,7 +106,7 @@ class Harness:
         """The same as the events that a consumer would read."""
         return [event for message in self.published(topic) for event in self._read(message)]
 
-    async def dead_letters(self) -> list[DeadLetter]:
+    async def dead_letters(self) -> list[Letter]:
         """What was given up so far, the newest first, a hundred at most."""
         database = self.cqrs.database
         return await database.read(partial(newest, tables=database.tables, limit=_LETTERS))
@@ -131,14 +131,14 @@ class Harness:
         database, readers = self.cqrs.database, self.cqrs.engine.readers
         return await database.read(partial(work_left, tables=database.tables, readers=readers))
 
-    async def _new(self) -> Sequence[DeadLetter]:
+    async def _new(self) -> Sequence[Letter]:
         """Those that no `settle` has spoken of."""
         letters = await self.dead_letters()
         new = letters[: len(letters) - self._letters_known]
         self._letters_known = len(letters)
         return new
 
-    def _told(self, letters: Sequence[DeadLetter]) -> str:
+    def _told(self, letters: Sequence[Letter]) -> str:
         return "".join(f"\n{one.consumer} on {one.topic}: {one.error}\n{one.traceback}" for one in letters)
 
     def _read(self, message: OutgoingMessage) -> Sequence[Any]:

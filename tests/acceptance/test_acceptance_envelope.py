@@ -17,7 +17,7 @@ from cloudevents.core.bindings import kafka as cloud_kafka
 from cloudevents.core.v1.event import CloudEvent
 
 from cqrs_fastapi import CQRS, CloudEvents, Event, Foreign, Metadata, Settings
-from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.dead_letters.parking import Letter, newest
 from cqrs_fastapi.errors import MessageTooLargeError
 from tools.servers.kafka_secured import PASSWORD, USER, Secured
 
@@ -86,7 +86,7 @@ def numbers(seen: list[tuple[Any, UUID]]) -> Counter[int]:
     return Counter(number for number, _ in found if number > 5)
 
 
-async def letters(cqrs: CQRS) -> list[DeadLetter]:
+async def letters(cqrs: CQRS) -> list[Letter]:
     return await cqrs.database.read(lambda connection: newest(connection, cqrs.database.tables, 10_000))
 
 

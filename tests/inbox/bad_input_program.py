@@ -16,7 +16,7 @@ from bad_input import HANDLED, NAMES, Case, application, corpus, native
 
 from cqrs_fastapi import CQRS, Settings
 from cqrs_fastapi.brokers.broker import IncomingMessage, OutgoingMessage
-from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.dead_letters.parking import Letter, newest
 
 ROUNDS = 3
 _WATCHED = frozenset(
@@ -101,7 +101,7 @@ async def give(topics: RawTopics, cases: Sequence[Case], first_offset: int) -> N
         await asyncio.sleep(0.01)
 
 
-async def letters(cqrs: CQRS) -> list[DeadLetter]:
+async def letters(cqrs: CQRS) -> list[Letter]:
     return await cqrs.database.read(lambda connection: newest(connection, cqrs.database.tables, 10_000))
 
 

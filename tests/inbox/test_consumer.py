@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi import CQRS, Command, Event, Metadata, Projection, RequestMediator, Settings, UnitOfWork, on
 from cqrs_fastapi.brokers.broker import OutgoingMessage
-from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.dead_letters.parking import Letter, newest
 from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.migrations import upgrade
 
@@ -141,7 +141,7 @@ async def outbox_is_empty(cqrs: CQRS) -> bool:
     return await cqrs.database.read(lambda c: c.execute(select(func.count()).select_from(outbox)).scalar_one()) == 0
 
 
-async def letters(cqrs: CQRS) -> list[DeadLetter]:
+async def letters(cqrs: CQRS) -> list[Letter]:
     return await cqrs.database.read(lambda c: newest(c, cqrs.database.tables, 100))
 
 

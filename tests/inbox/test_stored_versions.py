@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi import CQRS, Command, Event, EventStore, Metadata, Projection, Settings, Upcast, on, upcasts
 from cqrs_fastapi.brokers.broker import OutgoingMessage
-from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.dead_letters.parking import Letter, newest
 from cqrs_fastapi.eventstore.checkpoints import read_checkpoint
 from cqrs_fastapi.mediation.event_map import Unknown
 from cqrs_fastapi.migrations import upgrade
@@ -164,7 +164,7 @@ async def inbox_rows(cqrs: CQRS) -> int:
     return await cqrs.database.read(lambda c: c.execute(select(func.count()).select_from(table)).scalar_one())
 
 
-async def letters(cqrs: CQRS) -> list[DeadLetter]:
+async def letters(cqrs: CQRS) -> list[Letter]:
     return await cqrs.database.read(lambda c: newest(c, cqrs.database.tables, 100))
 
 
@@ -231,15 +231,21 @@ async def test_a_handler_of_one_of_them_gets_that_one(url: str, script: Script) 
         assert await done(cqrs) == [("Wrapped a", str(uuid5(first, "1")))]
 
 
-async def test_one_of_them_that_always_fails_is_parked_alone(url: str, script: Script) -> None:
+async def test_one_of_them_that_always_fails_is_parked_with_the_others_behind_it(url: str, script: Script) -> None:
     [first] = await stored(url, script, OldPlaced(item="a", gift=True))
     script.fails_at = {"Placed a"}
     cqrs = today(url, script)
     async with cqrs.running(workers=("consumer",)):
         await until_at(cqrs, 1)
-        assert await whats(cqrs) == ["Wrapped a"]
-        [letter] = await letters(cqrs)
+        assert await whats(cqrs) == []
+        behind, letter = await letters(cqrs)
         assert (letter.message_id, letter.code, letter.offset) == (first, "RuntimeError", 1)
+        assert (behind.message_id, behind.code, behind.offset) == (uuid5(first, "1"), "behind", 1)
+
+        script.fails_at = set()
+        assert await cqrs.dead_letters.replay_key("packer", "order-1") == 2
+        assert await whats(cqrs) == ["Placed a", "Wrapped a"]
+        assert await inbox_rows(cqrs) == 2
 
 
 async def test_the_last_of_them_that_always_fails_takes_the_checkpoint_along(url: str, script: Script) -> None:
@@ -261,7 +267,7 @@ async def test_what_becomes_nothing_is_passed_over(url: str, script: Script) -> 
         assert await whats(cqrs) == ["Placed a"]
 
 
-async def test_an_event_whose_upcaster_fails_is_parked_and_passed(url: str, script: Script) -> None:
+async def test_an_event_whose_upcaster_fails_is_parked_with_its_stream_behind_it(url: str, script: Script) -> None:
     await stored(url, script, OldPlaced(item="a"), OldPlaced(item="b"))
     cqrs = today(url, script)
     events = cqrs.database.tables.events
@@ -270,12 +276,17 @@ async def test_an_event_whose_upcaster_fails_is_parked_and_passed(url: str, scri
         await cqrs.database.write(lambda c: c.execute(broken))
         await cqrs.start_workers(("consumer",))
         await until_at(cqrs, 2)
-        assert await whats(cqrs) == ["Placed b"]
-        [letter] = await letters(cqrs)
+        assert await whats(cqrs) == []
+        behind, letter = await letters(cqrs)
+        assert behind.code == "behind"
         assert letter.error.startswith(
             "version 1 of stream 'order-1', 'order.placed' version 1: the upcaster gifts_apart of 'order.placed' "
             "version 1 failed with KeyError in line"
         )
+
+        await cqrs.dead_letters.edit(letter.id, payload=b'{"item":"a","gift":true}')
+        assert await cqrs.dead_letters.replay_key("packer", "order-1") == 2
+        assert await whats(cqrs) == ["Placed a", "Wrapped a", "Placed b"]
 
 
 # What this code cannot read yet.

@@ -28,7 +28,7 @@ from cqrs_fastapi import (
 )
 from cqrs_fastapi.brokers.broker import Broker, IncomingMessage
 from cqrs_fastapi.brokers.memory.broker import MemoryBroker
-from cqrs_fastapi.dead_letters.parking import DeadLetter, Reason, newest
+from cqrs_fastapi.dead_letters.parking import Letter, Reason, newest
 from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.eventstore.checkpoints import Checkpoint, read_checkpoint
 from cqrs_fastapi.eventstore.horizon import Holder, Horizon
@@ -213,7 +213,7 @@ async def count(cqrs: CQRS, table: str) -> int:
     return await cqrs.database.read(lambda c: c.execute(select(func.count()).select_from(wanted)).scalar_one())
 
 
-async def letters(cqrs: CQRS) -> list[DeadLetter]:
+async def letters(cqrs: CQRS) -> list[Letter]:
     return await cqrs.database.read(lambda c: newest(c, cqrs.database.tables, 100))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from cqrs_fastapi.brokers.broker import Delivery, Outcome, OutgoingMessage
 from cqrs_fastapi.dead_letters.parking import count, newest
 from cqrs_fastapi.outbox.buckets import SHARES, buckets_of
 from cqrs_fastapi.outbox.claiming import Passed, claim
-from cqrs_fastapi.outbox.parked_keys import put_back
+from cqrs_fastapi.outbox.letters import put_back_key
 from cqrs_fastapi.outbox.routing import bucket_of
 from cqrs_fastapi.outbox.sending import told_apart
 
@@ -134,7 +135,9 @@ async def test_a_parked_key_that_is_put_back_is_sent_in_its_old_order_before_wha
         broker.decide = lambda _: ACKNOWLEDGED
         ids = {letter.message_id for letter in await cqrs.database.read(lambda c: newest(c, cqrs.database.tables, 9))}
         await append(cqrs, "s-a", 4)
-        assert await cqrs.database.write(lambda c: put_back(c, cqrs.database.tables, "things", "s-a")) >= 3
+        now = datetime.now(UTC)
+        put_back = partial(put_back_key, tables=cqrs.database.tables, topic="things", key=b"s-a", now=now)
+        assert await cqrs.database.write(put_back) >= 3
         await append(cqrs, "s-a", 5)
         await relay.until_waiting(0)
     assert broker.numbers() == {"s-a": [1, 2, 3, 4, 5]}

@@ -238,6 +238,7 @@ async def test_a_check_that_fails_strangely_is_one_failed_check_and_hides_no_oth
     assert [(check.name, check.ok, check.detail) for check in readiness.checks] == [
         ("database", True, "answers"),
         ("broker", False, "does not answer"),
+        ("dead letters", True, "none"),
     ]
 
 

@@ -86,6 +86,21 @@ async def test_the_newest_run_of_a_job_and_unfinished_ones_stay_however_old(clus
     assert [len(await cluster.runs(job)) for job in ("once", "weekly", "open")] == [1, 1, 2]
 
 
+async def test_the_row_of_a_parked_message_stays_as_long_as_its_letter_and_old_counts_go(cluster: Cluster) -> None:
+    parked = {**inbox_row(KEPT_FOR * 2), "status": "parked"}
+    await fill(cluster, [parked, inbox_row(KEPT_FOR * 2)], [])
+    attempts = cluster.database.tables.attempts
+    for age in (KEPT_FOR * 2, timedelta(0)):
+        row = {"consumer": "mail", "message_id": uuid4(), "count": 2, "counted_at": datetime.now(UTC) - age}
+        statement = insert(attempts).values(**row)
+        await cluster.database.write(lambda connection, one=statement: connection.execute(one))
+
+    deleted = await Retention(cluster.database, Settings(retention=KEPT_FOR)).delete_old()
+
+    assert (deleted.inbox, deleted.attempts) == (1, 1)
+    assert await inbox_ids(cluster) == {parked["message_id"]}
+
+
 async def test_when_the_time_is_over_the_rest_is_left_for_the_next_tick(cluster: Cluster) -> None:
     await fill(cluster, [inbox_row(KEPT_FOR * 2)], [])
     no_time = Settings(retention=KEPT_FOR, command_timeout=timedelta(0))
