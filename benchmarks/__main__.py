@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import structlog
 
-from benchmarks import append, dispatch, domain, http, reading, relay
+from benchmarks import append, dispatch, domain, http, reading, relay, wakeups
 from benchmarks.timing import Figure, Ratio
 
 PACKAGES = ("fastapi", "pydantic", "sqlalchemy", "uvicorn", "asyncpg", "aiosqlite", "eventsourcing", "psycopg")
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[], Awaitable[Sequence[Ratio | Figure]]]] = {
     "domain": domain.run,
     "reading": reading.run,
     "relay": relay.run,
+    "wakeups": wakeups.run,
 }
 
 

@@ -25,7 +25,7 @@ log = structlog.get_logger("cqrs_fastapi")
 PAGE = 1_000
 LONGEST_POLL = 1.0
 """Seconds between two looks at a store in which nothing happens."""
-LONGEST_POLL_WHEN_TOLD = 10.0
+LONGEST_POLL_WHEN_TOLD = 20.0
 """The same where every process tells of its commits."""
 SOONEST_LOOK = 0.01
 """Seconds between two looks at a store in which much happens: the commits between them are found together."""
@@ -70,8 +70,8 @@ class SharedHorizon:
     """W for all subscriptions of a process: whoever waits longest looks for the others too, and nobody looks twice.
 
     Looks follow each other at `poll`, at once after `wake`, and more and more slowly while nothing happens: down to one
-    in a second, or in ten where it is woken by other processes too. A database that is away is waited for. It belongs
-    to one event loop.
+    in a second, or in twenty where it is woken by other processes too. A database that is away is waited for. It
+    belongs to one event loop.
     """
 
     def __init__(self, database: Database, poll: timedelta, hears: Callable[[], bool] = lambda: False) -> None:

@@ -38,6 +38,8 @@ log = structlog.get_logger("cqrs_fastapi")
 LANES = 2
 SWEPT_EVERY = 1.0
 """Seconds between two looks at what is in the way, unless something was just parked."""
+SWEPT_WHEN_QUIET = 30.0
+"""The same while nothing comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,9 @@ class Lane:
         return True
 
     def _is_time(self) -> bool:
-        return self.holds.clock() - self._swept_at >= SWEPT_EVERY
+        now = self.holds.clock()
+        is_due = self._next_due is not None and now >= self._next_due
+        return is_due or now - self._swept_at >= (SWEPT_WHEN_QUIET if self._is_swept else SWEPT_EVERY)
 
     def _passed(self) -> Passed:
         return Passed(tuple(self.holds.waiting_keys()), tuple(self.holds.waiting_topics()), self.orders.topics)

@@ -30,7 +30,7 @@ log = structlog.get_logger("cqrs_fastapi")
 
 REPORTED_EVERY = 10.0
 """Seconds between two looks at how much waits, for metrics."""
-POLL_WHEN_TOLD = 10.0
+POLL_WHEN_TOLD = 20.0
 """Seconds between two looks for work where every process tells of its commits."""
 _LOOKED_EVERY = 0.05
 

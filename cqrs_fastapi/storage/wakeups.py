@@ -74,7 +74,9 @@ class Wakeups:
             except (CqrsError, SQLAlchemyError, OSError) as error:
                 log.warning("wakeups_lost", error=str(error))
             finally:
-                self._hears = False
+                if self._hears:
+                    self._hears = False
+                    self._heard()  # whoever waits for long must now look for himself
             await asyncio.sleep(_AGAIN)
 
     async def _listen(self) -> None:
