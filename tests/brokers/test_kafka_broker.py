@@ -233,7 +233,7 @@ async def test_an_idle_consumer_is_left_alone(broker: KafkaBroker, topic: str, g
     assert subscription._consumer is consumer
 
 
-async def test_headers_of_strangers_are_bounded(
+async def test_headers_of_strangers_arrive_whole_and_the_last_of_a_name_counts(
     kafka_bootstrap: str, broker: KafkaBroker, topic: str, group: str
 ) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap)
@@ -243,9 +243,8 @@ async def test_headers_of_strangers_are_bounded(
     await producer.send_and_wait(topic, b"", headers=strange)
     await producer.stop()
     (received,) = await take(await broker.subscribe(group, [topic]), 1)
+    assert received.headers == dict(strange)
     assert received.headers["fine"] == b"2"
-    assert len(received.headers) == 64
-    assert not {"large", "bad\nname", "x" * 200} & received.headers.keys()
 
 
 async def test_an_open_kafka_broker_is_not_in_this_process(broker: KafkaBroker) -> None:
