@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, overload
 
-from dependency_injector import providers
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.brokers.broker import Broker
-from cqrs_fastapi.brokers.prefixed import with_prefix
 from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.event_map import EventMap
@@ -37,7 +34,7 @@ from cqrs_fastapi.personal_data.key_provider import KeyProvider
 from cqrs_fastapi.projections.projection import ProjectionMap
 from cqrs_fastapi.runtime.assembly import Blueprint, assemble
 from cqrs_fastapi.runtime.builtins import builtins_of
-from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
+from cqrs_fastapi.runtime.container import CqrsContainer, give_settings, replace_providers
 from cqrs_fastapi.runtime.dead_letters import DeadLetters
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
@@ -77,12 +74,7 @@ class Application:
         """
         self.container: Any = container if container is not None else CqrsContainer()
         give_settings(self.container)
-        if settings is not None:
-            self.container.providers["settings"].override(providers.Object(settings))
-        if broker is not None:
-            self.container.providers["broker"].override(providers.Object(broker))
-        if key_provider is not None:
-            self.container.providers["key_provider"].override(providers.Object(key_provider))
+        replace_providers(self.container, settings=settings, broker=broker, key_provider=key_provider)
         self.requests = RequestMap()
         self.events = EventMap()
         self.projections = ProjectionMap()
@@ -141,7 +133,7 @@ class Application:
         """The outbox of a session of your own, on the application's database: what is added is inserted just before the
         session's commit, after its flush. See `Outbox`. Raises NotRunningError before `open` and after `close`.
         """
-        return self.office.outbox(session)
+        return self.engine.office.outbox(session)
 
     @property
     def outbox_queue(self) -> OutboxQueue:
@@ -151,9 +143,8 @@ class Application:
     @property
     def topics(self) -> Topics:
         """The topics of the application, to be checked and created. Nothing of it need be open."""
-        settings = self.settings
-        broker = with_prefix(self.broker, settings.topic_prefix)
-        return Topics(broker, settings, Engine(self.container, self._blueprint(), self._overrides).topics)
+        engine = Engine(self.container, self._blueprint(), self._overrides)
+        return Topics(engine.broker, engine.settings, engine.topics)
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -170,7 +161,6 @@ class Application:
 
     @property
     def office(self) -> Office:
-        """What outboxes are made of. Raises NotRunningError before `open` and after `close`."""
         return self.engine.office
 
     @property
@@ -232,25 +222,15 @@ class Application:
         wanted = self.settings.run_in_app if names is None else tuple(names)
         if unknown := set(wanted).difference(ALL_WORKERS):
             raise ConfigurationError(f"no worker is called {min(unknown)!r}; they are {', '.join(ALL_WORKERS)}")
-        workers: list[Worker] = [
-            self.engine.relay(only or Only()) if name == "relay" else self.engine.worker(name) for name in wanted
-        ]
-        if workers:
-            workers.insert(0, self.engine.topic_creator())
-        self._supervisor = Supervisor(workers)
+        self._supervisor = Supervisor(self.engine.workers(wanted, only or Only()))
         await self._supervisor.start()
 
     async def stop_workers(self) -> None:
         """Let workers and units of work finish what they hold, for at most `drain_timeout`; then they are cancelled."""
         if self._engine is None:
             return
-        self._engine.draining = True
-        limit, loop = self.settings.drain_timeout, asyncio.get_running_loop()
-        ends = loop.time() + limit.total_seconds()
-        if self._supervisor is not None:
-            await self._supervisor.stop(limit)
-            self._supervisor = None
-        await self._engine.drain(max(0.0, ends - loop.time()))
+        await self._engine.end(self._supervisor, self.settings.drain_timeout)
+        self._supervisor = None
 
     async def close(self) -> None:
         """Close everything that `open` opened; harmless when nothing is open."""

@@ -72,3 +72,10 @@ def give_settings(container: AnyContainer) -> None:
             own = _OWN.get(target_of(given))
             if own is not None and container.providers[own] is not given:
                 given.override(container.providers[own])
+
+
+def replace_providers(container: AnyContainer, **values: object) -> None:
+    """Give these values in the place of the container's providers of these names; None leaves one as it is."""
+    for name, value in values.items():
+        if value is not None:
+            container.providers[name].override(providers.Object(value))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -27,13 +27,12 @@ from cqrs_fastapi.inbox.handling import Handlings
 from cqrs_fastapi.inbox.replaying import Replaying
 from cqrs_fastapi.inbox.starts import Reader
 from cqrs_fastapi.inbox.taking_in import take_in
-from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.injection import Injector
 from cqrs_fastapi.mediation.kernel import Kernel, UnitLimits
 from cqrs_fastapi.mediation.providers import index
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent
-from cqrs_fastapi.messages.metadata import Metadata, enter, holder, leave
+from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.outbox.buckets import require_same_buckets
 from cqrs_fastapi.outbox.outbox import Desk
@@ -50,11 +49,14 @@ from cqrs_fastapi.runtime.assembly import (
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.dead_letters import letters_probe, letters_worker
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
+from cqrs_fastapi.runtime.override import is_running_here
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
 from cqrs_fastapi.runtime.relaying import Relaying
+from cqrs_fastapi.runtime.resources import start_resources, stop_resources, tried
+from cqrs_fastapi.runtime.scopes import own_scope
 from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
-from cqrs_fastapi.runtime.supervisor import WorkerState
+from cqrs_fastapi.runtime.supervisor import Supervisor, WorkerState
 from cqrs_fastapi.runtime.together import Together
 from cqrs_fastapi.runtime.topics import TopicCreator
 from cqrs_fastapi.runtime.unit import ApplicationUnitOfWork
@@ -135,26 +137,35 @@ class Engine:
     async def open(self) -> None:
         """See `Application.open`."""
         self._loop = asyncio.get_running_loop()
-        self._exits.push_async_callback(_tried, self.database.close)
+        self._exits.push_async_callback(tried, self.database.close)
         await self.database.open()
-        self._exits.push_async_callback(_tried, self._appender.close)
-        self._exits.push_async_callback(_tried, self._snapshots.close)
+        self._exits.push_async_callback(tried, self._appender.close)
+        self._exits.push_async_callback(tried, self._snapshots.close)
         await self._check_schema()
-        self._exits.push_async_callback(_tried, self._wakeups.close)
+        self._exits.push_async_callback(tried, self._wakeups.close)
         self._wakeups.open()
-        self._exits.push_async_callback(_tried, self._stop_resources)
-        await self._start_resources()
+        self._exits.push_async_callback(tried, partial(stop_resources, self._container))
+        await start_resources(self._container)
         await start_application_values(self._injector)
         await self.broker.open()
         # Only now: a broker that is shared counts who has opened it, and another application may still need it.
-        self._exits.push_async_callback(_tried, self.broker.close)
+        self._exits.push_async_callback(tried, self.broker.close)
         for probe in (*self._probes, self._relaying.probe):
-            self._exits.push_async_callback(_tried, probe.close)
+            self._exits.push_async_callback(tried, probe.close)
         self.broker.declare_group(self.settings.service, self.topics_consumed())
 
     async def close(self) -> None:
         """Close what was opened, in the reverse order; every step is tried, also when this is cancelled."""
         await self._exits.aclose()
+
+    async def end(self, supervisor: Supervisor | None, limit: timedelta) -> None:
+        """Let workers, and then units of work, finish what they hold, all of it within the limit."""
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + limit.total_seconds()
+        if supervisor is not None:
+            await supervisor.stop(limit)
+        await self.drain(max(0.0, ends - loop.time()))
 
     async def drain(self, seconds: float) -> None:
         """Wait for units of work under way. What is late is cancelled, which leaves as little as a crash would."""
@@ -168,7 +179,7 @@ class Engine:
     def recompile(self) -> None:
         """Compile again, with the overrides of this moment. Values of the application are kept."""
         assembled, injector = self._assemble()
-        if self._loop is None or not self._loop.is_running() or _is_running_here(self._loop):
+        if self._loop is None or not self._loop.is_running() or is_running_here(self._loop):
             self._replace(assembled, injector)
             return
 
@@ -190,26 +201,14 @@ class Engine:
         self._assembled.jobs.update(assembled.jobs)
         self._injector = injector
 
-    @asynccontextmanager
-    async def scope(self, session: AsyncSession | None) -> AsyncIterator[Scope]:
+    def scope(self, session: AsyncSession | None) -> AbstractAsyncContextManager[Scope]:
         """A unit of work in the caller's hands; its commit runs in a task that the caller's cancellation spares."""
-        scope = Scope(self.kernel, partial(self._begin, session=session), read_only=False)
-        token = enter(Frame(self.kernel, holder()))
-        try:
-            try:
-                yield scope
-                await scope.unit_of_work.prepare(scope)
-                scope.require_unspoiled()
-            except BaseException:
-                await scope.unit_of_work.rollback()
-                raise
-            await self.kernel.own(_commit(scope))
-        except BaseException as error:
-            await scope.close(error)
-            raise
-        finally:
-            leave(token)
-        await scope.close(None)
+        return own_scope(self.kernel, partial(self._begin, session=session))
+
+    def workers(self, names: Sequence[WorkerName], only: Only) -> list[Worker]:
+        """New workers, with the one that creates topics before them; a relay sends `only` that."""
+        workers = [self.relay(only) if name == "relay" else self.worker(name) for name in names]
+        return [self.topic_creator(), *workers] if workers else []
 
     def worker(self, name: WorkerName) -> Worker:
         """A new worker of this kind."""
@@ -295,36 +294,3 @@ class Engine:
             await self._ping_database()
         except UnavailableError as error:
             log.warning("database_unavailable_at_start", error=str(error))
-
-    async def _start_resources(self) -> None:
-        starting = self._container.init_resources()
-        if inspect.isawaitable(starting):
-            await starting
-
-    async def _stop_resources(self) -> None:
-        stopping = self._container.shutdown_resources()
-        if inspect.isawaitable(stopping):
-            await stopping
-
-
-async def _commit(scope: Scope) -> None:
-    """Runs in a task of the kernel's: a caller who leaves meanwhile must not end the session under its own commit."""
-    try:
-        await scope.unit_of_work.commit()
-    except BaseException:
-        await scope.unit_of_work.rollback()
-        raise
-
-
-async def _tried(step: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await step()
-    except Exception as error:  # noqa: BLE001  # whatever it is, the other steps must be tried
-        log.error("close_failed", error=repr(error))
-
-
-def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False

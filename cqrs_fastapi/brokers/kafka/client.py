@@ -32,7 +32,7 @@ class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no
     def __init__(self, tokens: TokenProvider) -> None:
         self._tokens = tokens
 
-    async def token(self) -> str:
+    async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] -- an abstract one without types
         try:
             return await self._tokens.token()
         except Exception as error:  # noqa: BLE001  # the user's: only its kind is told, and it is tried again later
