@@ -32,7 +32,7 @@ class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no
     def __init__(self, tokens: TokenProvider) -> None:
         self._tokens = tokens
 
-    async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] -- an abstract one without types
+    async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]  # declared without a result
         try:
             return await self._tokens.token()
         except Exception as error:  # noqa: BLE001  # the user's: only its kind is told, and it is tried again later
@@ -77,7 +77,7 @@ async def unreachable(config: KafkaConfig, error: BaseException, *, seconds: flo
     since aiokafka tells it to its log alone.
     """
     reason = await reason_of(config, {**_security(config), "request_timeout_ms": int(seconds * 1000)}, seconds=seconds)
-    return UnavailableError(f"Kafka at {','.join(config.servers)} cannot be reached: {reason or describe(error)}")
+    return UnavailableError(f"Kafka at {','.join(config.servers)} does not answer: {reason or describe(error)}")
 
 
 async def ping(config: KafkaConfig) -> None:

@@ -22,7 +22,7 @@ async def reason_of(config: KafkaConfig, arguments: dict[str, Any], *, seconds: 
             with no_silent_cancellation():
                 return await _asked(config, await create_conn(host, int(port), client_id=config.client_id, **arguments))
     except TimeoutError:
-        return "it does not answer in time"
+        return "nothing came in time"
     except Exception as error:  # noqa: BLE001  # aiokafka and a token provider raise what they like
         return _told(config, error)
 
@@ -62,7 +62,7 @@ def _sasl(config: KafkaConfig, error: BaseException) -> str:
 def _other(config: KafkaConfig, error: BaseException) -> str:
     if not isinstance(error, errors.KafkaError | OSError):
         return f"{type(error).__name__} while the connection was made"
-    closed = isinstance(error, errors.KafkaConnectionError | ConnectionError)
+    closed = isinstance(error, errors.KafkaConnectionError | ConnectionResetError)
     return f"{describe(error)}; perhaps it expects {_EXPECTED[config.security_protocol]}" if closed else describe(error)
 
 
