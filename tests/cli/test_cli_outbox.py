@@ -71,7 +71,7 @@ def test_one_is_edited_retried_and_skipped(waiting: UUID, project: Path) -> None
     assert run("retry", "shop:cqrs", str(waiting))[0] == 0
     assert run("skip", "shop:cqrs", str(waiting), "--reason", "enough")[0] == 0
     assert run("show", "shop:cqrs", str(waiting))[0] == 1
-    letters = CliRunner().invoke(app, ["dead-letters", "shop:cqrs"]).output
+    letters = CliRunner().invoke(app, ["dead-letters", "list", "shop:cqrs"]).output
     assert "skipped: enough" in letters
 
 

@@ -211,7 +211,7 @@ def test_containers_run_as_processes_until_an_order_has_shipped_and_all_of_them_
     overview = stack.call("app", "GET", f"/orders/{order}")
     shipment = stack.call("shipping", "GET", f"/shipments/{order}")
     history = stack.call("app", "GET", f"/orders/{order}/history")
-    letters = json.loads(stack.execute("app", ["cqrs", "dead-letters", "app:cqrs", "--json"]))
+    letters = json.loads(stack.execute("app", ["cqrs", "dead-letters", "list", "app:cqrs", "--json"]))
     workers = {name: _workers(stack, name) for name in stack.running}
     ended = stack.down()
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 from event_stores import NOW, Access, all_of
-from sqlalchemy import event as sqlalchemy_event
+from sent_statements import sent_statements
 from sqlalchemy import func, insert, select, update
 
 from cqrs_fastapi import (
@@ -544,15 +544,9 @@ async def test_an_aggregate_is_loaded_by_one_statement_whatever_became_of_its_st
         await cqrs.streams.truncate(stream_of(cut), Summarised(balance=1), expected_version=1)
         await cqrs.streams.delete(stream_of(gone))
         for account in (ordinary, cut, gone, uuid4()):
-            statements: list[str] = []
-
-            def note(*arguments: Any, into: list[str] = statements) -> None:
-                into.append(arguments[2])
-
-            sqlalchemy_event.listen(cqrs.database.engine.sync_engine, "before_cursor_execute", note)
-            with suppress(NotFoundError):
-                await cqrs.mediator.send(GetBalance(account=account))
-            sqlalchemy_event.remove(cqrs.database.engine.sync_engine, "before_cursor_execute", note)
+            async with sent_statements(cqrs.database.engine) as statements:
+                with suppress(NotFoundError):
+                    await cqrs.mediator.send(GetBalance(account=account))
             assert len(statements) == 1
 
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import pytest
 from event_stores import (
@@ -23,7 +22,8 @@ from event_stores import (
     unit,
     versions,
 )
-from sqlalchemy import Connection, event
+from sent_statements import sent_statements
+from sqlalchemy import Connection
 
 from cqrs_fastapi import EventStore
 from cqrs_fastapi.errors import AheadOfStoreError, ConfigurationError, UnavailableError, UnknownMessageError
@@ -134,13 +134,8 @@ async def test_a_stream_of_20_000_events_is_read_a_page_at_a_time(database: Data
 async def test_each_page_of_a_stream_is_one_statement(postgres: Database) -> None:
     await put_many(postgres, "counter-1", 2 * PAGE + 1)
     await versions(store(postgres).read("counter-1"))  # the first use of a connection asks it this and that
-    statements: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        statements.append(arguments[2])
-
-    event.listen(postgres.engine.sync_engine, "before_cursor_execute", note)
-    await versions(store(postgres).read("counter-1"))
+    async with sent_statements(postgres.engine) as statements:
+        await versions(store(postgres).read("counter-1"))
     assert len(statements) == 3
 
 

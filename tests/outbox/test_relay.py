@@ -14,9 +14,10 @@ from cqrs_fastapi.brokers.broker import Delivery, Outcome, OutgoingMessage
 from cqrs_fastapi.brokers.kafka.headers import to_wire
 from cqrs_fastapi.dead_letters.parking import newest
 from cqrs_fastapi.errors import MessageTooLargeError
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
+from cqrs_fastapi.messages.envelopes.envelope import Outbound
 from cqrs_fastapi.messages.json_codec import render_json
 from cqrs_fastapi.outbox.relay import Relay
-from cqrs_fastapi.outbox.sizes import require_sendable
 
 pytestmark = pytest.mark.anyio
 
@@ -178,7 +179,7 @@ async def test_what_the_broker_would_refuse_for_its_size_is_refused_before_the_c
     await migrated(cqrs)
     async with cqrs.running(workers=()):
         await append(cqrs, "s-a", 1)
-        with pytest.raises(MessageTooLargeError, match="Happened with its key and headers"):
+        with pytest.raises(MessageTooLargeError, match="Happened, as it is sent"):
             await append(cqrs, f"s-{'a' * 190}", 1)  # the payload alone would fit
         assert await waiting(cqrs) == 1
 
@@ -192,7 +193,7 @@ async def test_no_message_is_larger_for_kafka_than_what_was_checked(cqrs: CQRS, 
     pairs = to_wire(message)
     real = DefaultRecordBatchBuilder.estimate_size_in_bytes(key.encode(), message.payload, pairs)
     stored = {name: value for name, value in message.headers.items() if name in {"version", "time", "correlation-id"}}
-    checked = {"payload": message.payload, "key": key, "headers": render_json(stored), "words": ("Happened", "")}
-    require_sendable("it", **checked, limit=real + 512)
+    checked = Outbound(message.message_id, "Happened", message.topic, key, message.payload, {})
+    Envelopes().require_sendable(checked, render_json(stored), max_bytes=real + 512)
     with pytest.raises(MessageTooLargeError):
-        require_sendable("it", **checked, limit=real)
+        Envelopes().require_sendable(checked, render_json(stored), max_bytes=real)
