@@ -153,7 +153,7 @@ class Shares:
         mine = tables.leases.c.owner == self.owner
         shares = connection.execute(self._shares(connection, tables, mine)).all()
         members = connection.execute(self._members(connection, tables)).all()
-        return [_Seen(row[0], row[1], row[2], row[3], bool(row[4])) for row in (*shares, *members)]
+        return [_Seen._make(row) for row in (*shares, *members)]
 
     def _beat_in_one(self, connection: Connection, tables: Tables) -> Any:
         """What is selected is as it was before; that a share was renewed is told by the renewal itself."""

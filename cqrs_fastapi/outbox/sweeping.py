@@ -63,7 +63,9 @@ def look(connection: Connection, tables: Tables, buckets: Sequence[int], passed:
     later = [one for one in skipped if one.due_in > _SOON and one.bucket in crowded]
     soonest = [one.due_in for one in skipped if one.due_in > 0]
     left = _next_due(connection, tables, buckets)
-    due_in = min([*soonest, *([] if left is None else [max(0.0, left)])], default=None)
+    if left is not None:
+        soonest.append(max(0.0, left))
+    due_in = min(soonest) if soonest else None
     return Look(behind, aside, [*unkeyed, *later], due_in, is_due=left is not None and left <= 0)
 
 
