@@ -73,10 +73,9 @@ class Holds:
         return len(self.keys) >= AT_MOST and len(self.waiting_keys()) >= AT_MOST
 
     def forget_but(self, names: Container[str], topics: Container[str]) -> None:
-        """Of what is due, keep these only: of the others nothing is left to be sent."""
-        now = self.clock()
-        self.keys = {name: hold for name, hold in self.keys.items() if hold.due > now or name in names}
-        self.topics = {topic: hold for topic, hold in self.topics.items() if hold.due > now or topic in topics}
+        """Keep these only: of the others nothing is left to be sent."""
+        self.keys = {name: hold for name, hold in self.keys.items() if name in names}
+        self.topics = {topic: hold for topic, hold in self.topics.items() if topic in topics}
         self.unknown_since = {topic: since for topic, since in self.unknown_since.items() if topic in self.topics}
 
     def __bool__(self) -> bool:

@@ -119,17 +119,13 @@ class Lane:
         return self._pause()
 
     async def _claim(self, buckets: Sequence[int]) -> list[Pending]:
-        work = partial(
-            claim,
-            tables=self.database.tables,
-            buckets=buckets,
-            at_most=self.orders.batch,
-            passed=self._passed(),
-        )
+        passed, limit = self._passed(), self.orders.batch
+        work = partial(claim, tables=self.database.tables, buckets=buckets, at_most=limit, passed=passed)
         batch = await self.database.read(work)
-        if self.holds and len(batch) < self.orders.batch:
-            names = {one.name for one in batch}.union(self.asides.names)
-            self.holds.forget_but(names, {one.partition("/")[0] for one in names})
+        if self.holds and len(batch) < limit:
+            # All that may be sent is here; what was passed over is what this claim was told to, whatever the time is.
+            names = {one.name for one in batch}.union(self.asides.names, passed.held)
+            self.holds.forget_but(names, {name.partition("/")[0] for name in names}.union(passed.shut))
         if batch:
             # What was not reached in this turn comes first in the next.
             last = max(batch, key=lambda one: buckets.index(one.bucket)).bucket

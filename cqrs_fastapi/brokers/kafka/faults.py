@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from aiokafka import errors
 
@@ -52,6 +53,7 @@ def describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+@lru_cache(maxsize=1024)
 def is_topic(name: str) -> bool:
     """What a broker accepts, checked here since it would be asked again and again for a name it cannot have."""
     return _TOPIC.fullmatch(name) is not None and name not in {".", ".."}
