@@ -220,11 +220,11 @@ def test_containers_run_as_processes_until_an_order_has_shipped_and_all_of_them_
     assert [entry["event"] for entry in history] == ["order.placed", "order.paid", "order.shipped"]
     assert letters == []
     assert workers == {
-        "app": set(),
-        "relay": {"relay"},
-        "consumer": {"consumer"},
-        "scheduler": {"scheduler"},
-        "shipping": {"relay", "consumer", "scheduler"},
+        "app": {"dead letters"},
+        "relay": {"relay", "outbox", "dead letters"},
+        "consumer": {"consumer", "dead letters"},
+        "scheduler": {"scheduler", "dead letters"},
+        "shipping": {"relay", "outbox", "consumer", "scheduler", "dead letters"},
     }
     # uvicorn ends by the signal itself once it has drained, the commands with status 0.
     web, command = -signal.SIGTERM, 0

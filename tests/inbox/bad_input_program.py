@@ -27,7 +27,7 @@ _WATCHED = frozenset(
 class RawTopics:
     """A broker that hands out what is laid into it, byte for byte, as one would that strangers write to."""
 
-    name, in_process = "raw", True
+    name, in_process, max_message_bytes = "raw", True, None
 
     def __init__(self) -> None:
         self.waiting: list[IncomingMessage] = []

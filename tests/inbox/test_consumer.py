@@ -177,10 +177,15 @@ async def test_a_handler_that_fails_is_tried_again_and_its_rows_are_rolled_back(
     assert await letters(cqrs) == []
 
 
+async def is_parked(cqrs: CQRS) -> bool:
+    return bool(await letters(cqrs))
+
+
 async def test_a_handler_that_always_fails_is_parked_and_the_others_go_on(cqrs: CQRS, script: Script) -> None:
     script.failures["x"] = 1000
     await cqrs.mediator.send(Do(what="x"))
     await cqrs.mediator.send(Do(what="y"))
+    await until(lambda: is_parked(cqrs))
     await until(lambda: outbox_is_empty(cqrs))
 
     assert await done(cqrs, "writer") == ["y"]

@@ -12,6 +12,7 @@ from cqrs_fastapi import Event
 from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.errors import MalformedMessageError
 from cqrs_fastapi.inbox.revealing import reveal_message
+from cqrs_fastapi.messages.envelopes.chosen import Envelopes
 from cqrs_fastapi.messages.registry import EventRegistry
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +29,9 @@ def message(packed: bytes, **headers: bytes) -> IncomingMessage:
 
 async def test_they_are_read_as_if_each_were_a_header_of_its_own() -> None:
     stored = {"version": "2", "correlation-id": "c", "user": "u", "own": "x", "type": "another"}
-    [envelope] = await reveal_message(message(json.dumps(stored).encode()), EventRegistry([Second]), None, max_bytes=99)
+    [envelope] = await reveal_message(
+        message(json.dumps(stored).encode()), EventRegistry([Second]), None, Envelopes(), max_bytes=99
+    )
     assert envelope.event == Second(n=1)
     assert (envelope.metadata.correlation_id, envelope.metadata.user) == ("c", "u")
     assert envelope.metadata.headers == {"own": "x"}
@@ -37,4 +40,4 @@ async def test_they_are_read_as_if_each_were_a_header_of_its_own() -> None:
 @pytest.mark.parametrize("packed", [b"", b"[]", b"{", b'{"a": 1}', b'{"a": "' + b"x" * 20_000 + b'"}', b"\xff"])
 async def test_what_is_no_object_of_texts_is_a_malformed_message(packed: bytes) -> None:
     with pytest.raises(MalformedMessageError):
-        await reveal_message(message(packed), EventRegistry([Second]), None, max_bytes=99)
+        await reveal_message(message(packed), EventRegistry([Second]), None, Envelopes(), max_bytes=99)
