@@ -17,9 +17,11 @@ from cqrs_fastapi.dead_letters.parking import DeadLetter, Reason, park
 from cqrs_fastapi.errors import CqrsError, UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.inbox.claims import DONE, PARKED, AlreadySettledError, claim
 from cqrs_fastapi.inbox.envelope import Envelope, message_id_of, text_headers
+from cqrs_fastapi.inbox.transport import handed_in, received
 from cqrs_fastapi.mediation.kernel import Guard, Kernel
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.scope import Scope
+from cqrs_fastapi.messages.received_message import receiving
 from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError, hold
 from cqrs_fastapi.settings import Settings
@@ -84,7 +86,8 @@ class Handlings:
         attempts = 0
         while True:
             try:
-                await self._attempt(handling, envelope, also)
+                with receiving(received(message, attempts + 1)):
+                    await self._attempt(handling, envelope, also)
             except AlreadySettledError:
                 return Settlement.BEFORE
             except (PlaceLostError, ForgottenMeanwhileError):
@@ -108,7 +111,8 @@ class Handlings:
     async def take_in(self, handling: Handling, envelope: Envelope) -> None:
         """One attempt for an event that came from elsewhere; the error is the caller's."""
         try:
-            await self._attempt(handling, envelope, None)
+            with receiving(handed_in(envelope.metadata)):
+                await self._attempt(handling, envelope, None)
         except AlreadySettledError:
             return
 

@@ -24,6 +24,7 @@ from cqrs_fastapi.mediation.signatures import Signature, SignatureProblem, name_
 from cqrs_fastapi.messages.events import definition_of
 from cqrs_fastapi.messages.forms import Kind, kind_of
 from cqrs_fastapi.messages.metadata import enter, leave
+from cqrs_fastapi.messages.received_message import ReceivedMessage
 
 
 @dataclass(slots=True)
@@ -64,10 +65,10 @@ class Compiler:
             except TypeError as error:
                 self._problem(f"{name_of(binding.handler)} is bound to something else than an event: {error}")
                 continue
-            body = self._body(binding.handler, binding.event_type, EventHandler, None, {})
+            body = self._body(binding.handler, binding.event_type, EventHandler, None, self._received(binding))
             if body is None:
                 continue
-            table = self.pipelines.durable if binding.when == "durable" else self.pipelines.in_transaction
+            table = self._table(binding)
             handling = Handling(
                 binding.event_type,
                 (body[0],),
@@ -76,8 +77,20 @@ class Compiler:
                 consumer=binding.consumer,
                 from_start=binding.from_start,
                 unknown=binding.unknown,
+                effects=binding.effects,
             )
             table[binding.event_type] = (*table.get(binding.event_type, ()), handling)
+
+    def _table(self, binding: EventBinding) -> dict[type, tuple[Handling, ...]]:
+        if binding.when == "in_transaction":
+            return self.pipelines.in_transaction
+        return self.pipelines.each_process if binding.group == "each process" else self.pipelines.durable
+
+    def _received(self, binding: EventBinding) -> dict[Any, str]:
+        """Only what comes to a durable handler was received."""
+        if binding.when == "in_transaction":
+            return {}
+        return {ReceivedMessage: f"{self.injector.name(ReceivedMessage.current, 'received')}()"}
 
     def compile_job(self, handler: object, tick_type: type, behaviors: Sequence[Behavior]) -> Handling | None:
         """A periodic job: a function of its tick."""

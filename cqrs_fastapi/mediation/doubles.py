@@ -26,6 +26,7 @@ def events_bound_in_contradiction(bindings: Sequence[EventBinding]) -> Iterator[
     yield from _consumers_named_twice(bindings)
     yield from _starts_that_contradict(bindings)
     yield from _unknowns_that_contradict(bindings)
+    yield from _groups_that_contradict(bindings)
 
 
 def _consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
@@ -71,3 +72,13 @@ def _unknowns_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]
             f"some bindings of {consumer!r} hold what is unknown and some skip it; write unknown='skip' for all or for "
             f"none, or give them names of their own"
         )
+
+
+def _groups_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
+    """Only what is received has a group, and what each process gets has no history."""
+    for binding in bindings:
+        who, event = name_of(binding.handler), binding.event_type.__name__
+        if binding.when == "in_transaction" and (binding.group, binding.effects) != ("service", "any"):
+            yield f"{who} reacts in the transaction of {event}; leave group and effects out, or bind it when='durable'"
+        elif binding.group == "each process" and binding.from_start:
+            yield f"{who} gets {event} in each process, from its start on; leave from_start out"

@@ -22,6 +22,18 @@ Unknown: TypeAlias = Literal["hold", "skip"]
 `hold`: nothing is lost. It waits at an event of the own store until code runs that reads it; a message from elsewhere
 is kept as a dead letter, so that a stranger cannot stop a topic. `skip`: it is passed over, and only the log tells."""
 
+Group: TypeAlias = Literal["service", "each process"]
+"""Who shares the events of a topic with a durable handler.
+`service`: all processes of the service. One of them handles an event, and the inbox knows it.
+`each process`: nobody. Every process gets what is published while it runs, in the order of each key, and again after a
+rebalance or a lost connection: there is no inbox and no dead letter. For what a process keeps for itself, as a cache.
+"""
+
+Effects: TypeAlias = Literal["any", "database"]
+"""What a durable handler does. `any`: one transaction for each message. `database`: nothing outside of the transaction
+that it is given, so that many messages may share one; it may be run again for what was rolled back.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class EventBinding:
@@ -37,6 +49,8 @@ class EventBinding:
     behaviors: tuple[Behavior, ...]
     from_start: bool = False
     unknown: Unknown = "hold"
+    group: Group = "service"
+    effects: Effects = "any"
 
 
 class EventMap:
@@ -58,6 +72,8 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     @overload
@@ -71,6 +87,8 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         behaviors: Sequence[Behavior] = (),
     ) -> None: ...
     def bind(
@@ -83,6 +101,8 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         behaviors: Sequence[Behavior] = (),
     ) -> None:
         """Let `handler` react to `event`, or to each of the events that it stands for.
@@ -90,9 +110,10 @@ class EventMap:
         `name` is what a durable handler is called in the inbox; it defaults to the handler's own name. Renaming it
         makes it a new handler. A new handler begins at the present, or with `from_start` at the oldest event of this
         service's store; which events it has passed is remembered from then on. `unknown` says what a durable handler
-        does with an event of its kind that this code cannot read yet.
+        does with an event of its kind that this code cannot read yet; `group` who shares the events with it; `effects`
+        whether several messages may share its transaction.
         """
-        self._add(event, handler, when, name, from_start, unknown, behaviors)
+        self._add(event, handler, when, name, from_start, unknown, group, effects, behaviors)
 
     def on(
         self,
@@ -103,12 +124,14 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         behaviors: Sequence[Behavior] = (),
     ) -> BindsEvent[E]:
         """`bind` as a decorator of a class or a function, which stays as it was."""
 
         def register(handler: object) -> object:
-            self._add(event, handler, when, name, from_start, unknown, behaviors)
+            self._add(event, handler, when, name, from_start, unknown, group, effects, behaviors)
             return handler
 
         return register  # type: ignore[return-value]  # one function stands for both overloads of BindsEvent
@@ -121,11 +144,13 @@ class EventMap:
         name: str | None,
         from_start: bool,
         unknown: Unknown,
+        group: Group,
+        effects: Effects,
         behaviors: Sequence[Behavior],
     ) -> None:
         consumer = name or str(getattr(handler, "__qualname__", type(handler).__qualname__))
         self._bindings += (
-            EventBinding(event_type, handler, when, consumer, tuple(behaviors), from_start, unknown)
+            EventBinding(event_type, handler, when, consumer, tuple(behaviors), from_start, unknown, group, effects)
             for event_type in event_types_of(event)
         )
 

@@ -21,7 +21,6 @@ from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.eventstore.appender import Appender
 from cqrs_fastapi.eventstore.repeats import StoredRecords
 from cqrs_fastapi.identity import IdFactory
-from cqrs_fastapi.inbox.consumer import Consumer
 from cqrs_fastapi.inbox.handling import Handlings
 from cqrs_fastapi.inbox.taking_in import take_in
 from cqrs_fastapi.mediation.frame import Frame
@@ -42,6 +41,7 @@ from cqrs_fastapi.runtime.assembly import (
     start_application_values,
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
+from cqrs_fastapi.runtime.consuming import Consuming
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
@@ -90,6 +90,9 @@ class Engine:
         self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry)
         self._probes += self._reading.probes()
         self._routing = Routing()
+        pipelines = self._assembled.compiler.pipelines
+        self._consuming = Consuming(self.broker, self.settings, self._routing, pipelines, self.ids)
+        self._probes += self._consuming.probes()
         self.personal = personal_events(container.key_provider(), self)
         limits = Limits(self.settings.max_event_bytes, self.settings.max_append_events)
         self._appender = Appender(self.database)
@@ -122,7 +125,7 @@ class Engine:
         self._exits.push_async_callback(_tried, self.broker.close)
         for probe in self._probes:
             self._exits.push_async_callback(_tried, probe.close)
-        self.broker.declare_group(self.settings.service, self.topics_consumed())
+        self._consuming.declare()
 
     async def close(self) -> None:
         """Close what was opened, in the reverse order; every step is tried, also when this is cancelled."""
@@ -190,21 +193,14 @@ class Engine:
             return self._relay
         if name == "consumer":
             store = self._reading.worker(self._handlings(), self.ids())
-            return Together("consumer", (store, self._consumer()))
+            consumers = self._consuming.consumers(self._handlings(), self.registry, self._begin, self._committed)
+            return Together("consumer", (store, *consumers))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
-
-    def _consumer(self) -> Worker:
-        group = self.settings.service
-        return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
 
     def topic_creator(self) -> Worker:
         produced = self._routing.topics_of(registered.event_type for registered in self.registry)
-        topics = sorted({*self.topics_consumed(), *produced}) if self.settings.create_topics else []
+        topics = sorted({*self._consuming.topics, *produced}) if self.settings.create_topics else []
         return TopicCreator(self.broker, topics)
-
-    def topics_consumed(self) -> list[str]:
-        """The topics of the events that durable handlers wait for."""
-        return self._routing.topics_of(self._assembled.durable)
 
     async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
         """Database, broker and workers, asked at once."""
@@ -239,6 +235,11 @@ class Engine:
     def _wake(self) -> None:
         if self._relay is not None:
             self._relay.wake()
+
+    def _committed(self) -> None:
+        """What several messages have recorded together can be seen from now on."""
+        self._wake()
+        self._reading.horizon.wake()
 
     def _handlings(self) -> Handlings:
         return Handlings(self.kernel, self.database, self.settings, self.personal)

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from cqrs_fastapi.errors import CqrsError, SchemaBehindError
+from cqrs_fastapi.inbox.consumer import OffsetLostError
 
 log = structlog.get_logger("cqrs_fastapi")
 
@@ -60,7 +61,7 @@ class Probe:
         error = asyncio.CancelledError() if running.cancelled() else running.exception()
         if error is None:
             return Check(self.name, ok=True, detail=running.result() or "answers")
-        if isinstance(error, SchemaBehindError):
+        if isinstance(error, SchemaBehindError | OffsetLostError):
             return Check(self.name, ok=False, detail=str(error))
         if not isinstance(error, CqrsError):
             log.warning("check_failed", check=self.name, error=repr(error))

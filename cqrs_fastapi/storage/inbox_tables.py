@@ -1,4 +1,6 @@
-"""The tables of what was received: the inbox, what was given up, and the keys that wait behind it."""
+"""The tables of what was received: the inbox, what was given up, the keys that wait behind it, and the batches
+that were begun.
+"""
 
 from __future__ import annotations
 
@@ -67,5 +69,21 @@ def blocked_keys_table(metadata: MetaData, names: Names) -> Table:
         text("reason"),
         moment("blocked_at"),
         PrimaryKeyConstraint("owner", "key", name=names.of("blocked_keys_pk")),
+        schema=names.schema,
+    )
+
+
+def dispatches_table(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("dispatches"),
+        metadata,
+        text("consumer"),
+        text("topic"),
+        Column("partition", Integer, nullable=False),
+        Column("first", BigInteger, nullable=False),
+        Column("last", BigInteger, nullable=False),
+        Column("count", Integer, nullable=False),
+        moment("dispatched_at"),
+        PrimaryKeyConstraint("consumer", "topic", "partition", name=names.of("dispatches_pk")),
         schema=names.schema,
     )

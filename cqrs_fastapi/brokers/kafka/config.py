@@ -39,6 +39,10 @@ class KafkaConfig:
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000
     """A member that does not receive for this long leaves the group."""
+    drain_timeout_ms: int = 10_000
+    """How long a rebalance waits for what a member has in hand of a partition that is taken away from it."""
+    fetch_bytes: int = 8 << 20
+    """How much one answer of a broker brings at most; what was not handed out is kept in memory."""
 
     @classmethod
     def parse(cls, url: str, settings: Settings) -> KafkaConfig:
@@ -105,6 +109,8 @@ _READERS: Mapping[str, Callable[[str, str], str | int]] = {
     "stall_timeout_ms": _number,
     "session_timeout_ms": _number,
     "max_poll_interval_ms": _number,
+    "drain_timeout_ms": _number,
+    "fetch_bytes": _number,
 }
 
 
@@ -116,6 +122,11 @@ def _options(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check(config: KafkaConfig) -> None:
+    if config.drain_timeout_ms >= config.max_poll_interval_ms:
+        raise ConfigurationError(
+            f"drain_timeout_ms={config.drain_timeout_ms} is not below max_poll_interval_ms="
+            f"{config.max_poll_interval_ms}: a member that finishes what it has in hand would be taken for dead"
+        )
     sasl = config.security_protocol.startswith("SASL")
     if sasl != (config.username is not None and config.password is not None):
         raise ConfigurationError(
