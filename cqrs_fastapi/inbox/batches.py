@@ -23,7 +23,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cqrs_fastapi.errors import CqrsError, UnavailableError, UnknownOutcomeError
+from cqrs_fastapi.errors import UnavailableError, UnknownOutcomeError
 from cqrs_fastapi.inbox import dispatches
 from cqrs_fastapi.inbox.dispatches import Dispatch
 from cqrs_fastapi.inbox.handling import Handlings
@@ -50,8 +50,8 @@ class _HandlerFailedError(Exception):
     """In a run without savepoints."""
 
 
-class _TransactionEndedError(CqrsError):
-    code = "shared_transaction_ended"
+class _TransactionEndedError(Exception):
+    """By a handler, though it is not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Batches:
             return await self._run(allowed, stop) if allowed else ()
         except (UnavailableError, UnknownOutcomeError) as error:
             log.warning("batch_not_settled", consumer=pieces[0].consumer, error=str(error))
+        except _TransactionEndedError as error:
+            log.error("batch_not_settled", consumer=pieces[0].consumer, error=str(error))
         except Exception as error:  # noqa: BLE001  # whatever a flush or the commit raises: one by one it finds its message
             log.warning("batch_not_settled", consumer=pieces[0].consumer, error=type(error).__name__)
         return ()
@@ -104,6 +106,7 @@ class Batches:
         session = self.handlings.database.session()
         done: list[EventPiece] = []
         failed: set[bytes | None] = set()
+        await session.begin()  # so that it can be seen whether a handler ends it
         try:
             for piece in pieces:
                 if stop.is_set():
@@ -124,7 +127,7 @@ class Batches:
 
     async def _handle(self, session: AsyncSession, piece: EventPiece, *, with_savepoint: bool) -> bool:
         """Whether the handler has ended well. It runs in a context of its own, as every message does."""
-        transaction = session.get_transaction()
+        transaction = session.sync_session.get_transaction()
         try:
             async with session.begin_nested() if with_savepoint else nullcontext():
                 loop = asyncio.get_running_loop()
@@ -137,8 +140,11 @@ class Batches:
             told = type(error).__name__ if piece.envelope.key_ids else repr(error)
             log.warning("handler_failed", consumer=piece.consumer, attempt=1, error=told)
             return False
-        if transaction is not None and session.get_transaction() is not transaction:
-            raise _TransactionEndedError(f"{piece.consumer} has ended the transaction of its session; leave that to us")
+        if session.sync_session.get_transaction() is not transaction:
+            raise _TransactionEndedError(
+                f"{piece.consumer} has ended the transaction of its session, whose effects are not undone if another "
+                "message fails: leave the end to the unit of work, or bind the handler without effects='database'"
+            )
         # What the next handler loads must be what the database holds, and not what this one has loaded.
         session.expunge_all()
         return True
