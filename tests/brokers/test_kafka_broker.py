@@ -19,11 +19,12 @@ from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.subscription import KafkaSubscription
 from cqrs_fastapi.errors import ConfigurationError, UnavailableError
 from cqrs_fastapi.testing.contracts.broker import BrokerContract, deliveries, outgoing, publishing, silence, take
+from cqrs_fastapi.testing.contracts.subscription import SubscriptionContract
 
 pytestmark = pytest.mark.anyio
 
 
-class TestKafkaBroker(BrokerContract):
+class OnKafka:
     @pytest.fixture
     async def broker(self, kafka_bootstrap: str) -> AsyncIterator[Broker]:
         broker = KafkaBroker(KafkaConfig((kafka_bootstrap,)))
@@ -41,6 +42,14 @@ class TestKafkaBroker(BrokerContract):
     @pytest.fixture
     def several_members(self, real_kafka: str) -> None:
         """Only a real server can rebalance."""
+
+
+class TestKafkaBroker(OnKafka, BrokerContract):
+    pass
+
+
+class TestKafkaSubscriptions(OnKafka, SubscriptionContract):
+    pass
 
 
 @pytest.fixture
