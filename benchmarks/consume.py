@@ -1,10 +1,12 @@
 """A consumer with its inbox on PostgreSQL, with fsync on: batches against one transaction for each message.
 
-The source is a broker in memory, so that neither side waits for a network. The handler writes one row of its own.
+The source is a broker in memory, so that neither side waits for a network. The handler writes one row of its own. What
+a backlog takes of memory is measured where KAFKA_BOOTSTRAP names an Apache Kafka.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -12,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+from benchmarks import backlog
 from benchmarks.append import database_for_bench
 from benchmarks.timing import Figure, Ratio, Work, compare
 from cqrs_fastapi import CQRS, Event, Settings
@@ -47,7 +50,9 @@ async def run() -> Sequence[Ratio | Figure]:
             await connection.run_sync(upgrade)
             await connection.run_sync(effects.create)
         await engine.dispose()
-        return [await _rate(url, keys) for keys in (1, 8)]
+        rates = [await _rate(url, keys) for keys in (1, 8)]
+        bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
+        return [*rates, *(await backlog.run(url, bootstrap) if bootstrap else [])]
 
 
 async def _rate(url: str, keys: int) -> Ratio:
