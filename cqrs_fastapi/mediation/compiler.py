@@ -88,9 +88,8 @@ class Compiler:
 
     def _received(self, binding: EventBinding) -> dict[Any, str]:
         """Only what comes to a durable handler was received."""
-        if binding.when == "in_transaction":
-            return {}
-        return {ReceivedMessage: f"{self.injector.name(ReceivedMessage.current, 'received')}()"}
+        current = self.injector.name(ReceivedMessage.current, "received")
+        return {ReceivedMessage: f"{current}()"} if binding.when == "durable" else {}
 
     def compile_job(self, handler: object, tick_type: type, behaviors: Sequence[Behavior]) -> Handling | None:
         """A periodic job: a function of its tick."""
