@@ -26,6 +26,7 @@ from cqrs_fastapi.brokers.broker import OutgoingMessage
 from cqrs_fastapi.brokers.kafka.broker import KafkaBroker
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.migrations import upgrade
+from tools.servers.fleet import Servers
 
 KEYS = 30
 OPTIONS = "session_timeout_ms=6000&stall_timeout_ms=3000"
@@ -167,6 +168,34 @@ def test_consumer_processes_killed_and_stopped_at_random_lose_repeat_and_reorder
             service.start()
     until(lambda: service.done() >= 2 * number, "every message is handled", 120)
     assert service.faults(number) == []
+
+
+def test_consumer_goes_on_after_its_broker_hung_and_was_killed(
+    postgres_url: str, real_kafka: str, tmp_path: Path
+) -> None:
+    del real_kafka  # only to skip where there is none
+    outside = {name: value for name, value in os.environ.items() if name != "KAFKA_BOOTSTRAP"}
+    servers = Servers(tmp_path / "servers", outside)
+    try:
+        service = Service(postgres_url, servers.start("kafka").url, tmp_path)
+        service.prepare()
+        service.start()
+        service.put(0, 60)
+        until(lambda: service.done() == 120, "the first are handled", 60)
+        record = servers._state.load("kafka")
+        assert record is not None
+        os.kill(record.started.process.pid, signal.SIGSTOP)
+        time.sleep(12)
+        os.kill(record.started.process.pid, signal.SIGCONT)
+        service.put(60, 60)
+        until(lambda: service.done() == 240, "those after the pause are handled", 90)
+        servers.restart("kafka", crash=True)
+        service.put(120, 60)
+        until(lambda: service.done() == 360, "those after the restart are handled", 90)
+        assert service.faults(180) == []
+        service.close()
+    finally:
+        servers.stop("kafka")
 
 
 def test_consumer_of_each_process_gets_every_message_that_comes_while_it_runs(service: Service) -> None:

@@ -33,7 +33,9 @@ class _OnRevoked(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
     def __init__(self, give_up: GiveUp) -> None:
         self._give_up = give_up
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] -- aiokafka awaits a coroutine
+        self, revoked: Iterable[TopicPartition]
+    ) -> None:
         """An eager rebalance takes all partitions, also those that come back at once. Until this returns the member
         does not join again, and its heartbeats go on.
         """

@@ -176,8 +176,7 @@ class KafkaSubscription:
     def _wanted(self, consumer: AIOKafkaConsumer) -> Collection[TopicPartition] | None:
         if not self._paused and not self._stranded:
             return None
-        owned: frozenset[TopicPartition] = consumer.assignment()
-        return owned - self._paused - self._stranded.keys()
+        return set(consumer.assignment()) - self._paused - self._stranded.keys()
 
     async def _begin(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> None:
         """The group has no offset in this partition."""
