@@ -1,13 +1,14 @@
 """A consumer with its inbox on PostgreSQL, with fsync on: batches against one transaction for each message.
 
-The source is a broker in memory, so that neither side waits for a network. The handler writes one row of its own. What
-a backlog takes of memory is measured where KAFKA_BOOTSTRAP names an Apache Kafka.
+The source is a broker in memory, so that neither side waits for a network. One handler does nothing, so that the inbox is
+all; the other writes one row, by a statement of SQLAlchemy's. What a backlog takes of memory is measured where
+KAFKA_BOOTSTRAP names an Apache Kafka.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -42,6 +43,13 @@ async def write(event: Measured, session: AsyncSession) -> None:
     await session.execute(WRITE, {"key": event.key, "what": event.what})
 
 
+async def pass_by(_: Measured) -> None:
+    """What is left is the consumer and its inbox."""
+
+
+Handler = Callable[..., Awaitable[None]]
+
+
 async def run() -> Sequence[Ratio | Figure]:
     """All rows."""
     async with database_for_bench() as url:
@@ -50,17 +58,19 @@ async def run() -> Sequence[Ratio | Figure]:
             await connection.run_sync(upgrade)
             await connection.run_sync(effects.create)
         await engine.dispose()
-        rates = [await _rate(url, keys) for keys in (1, 8)]
+        rates = [await _rate(url, handler, keys) for handler in (pass_by, write) for keys in (1, 8)]
         bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
         return [*rates, *(await backlog.run(url, bootstrap) if bootstrap else [])]
 
 
-async def _rate(url: str, keys: int) -> Ratio:
+async def _rate(url: str, handler: Handler, keys: int) -> Ratio:
     async with (
-        _consuming(url, keys, lambda cqrs: cqrs.on(Measured, name="shared", effects="database")(write)) as batches,
-        _consuming(url, keys, lambda cqrs: cqrs.on(Measured, name="single")(write)) as singles,
+        _consuming(url, keys, lambda cqrs: cqrs.on(Measured, name="shared", effects="database")(handler)) as batches,
+        _consuming(url, keys, lambda cqrs: cqrs.on(Measured, name="single")(handler)) as singles,
     ):
-        name = f"consume in batches / one transaction per message, {keys} {'key' if keys == 1 else 'keys'} at once"
+        what = "inbox alone" if handler is pass_by else "inbox and one row"
+        at_once = f"{keys} key{'s' if keys > 1 else ''} at once"
+        name = f"consume in batches / a transaction each, {what}, {at_once}"
         return await compare(name, singles, batches, limit=5.0, count=COUNT, rounds=ROUNDS, at_least=True)
 
 
