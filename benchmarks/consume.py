@@ -1,7 +1,7 @@
 """A consumer with its inbox on PostgreSQL, with fsync on: batches against one transaction for each message.
 
-The source is a broker in memory, so that neither side waits for a network. One handler does nothing, so that the inbox is
-all; the other writes one row, by a statement of SQLAlchemy's. What a backlog takes of memory is measured where
+The source is a broker in memory, so that neither side waits for a network. One handler does nothing, so that the inbox
+is all; the other writes one row, by a statement of SQLAlchemy. What a backlog takes of memory is measured where
 KAFKA_BOOTSTRAP names an Apache Kafka.
 """
 
