@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import structlog
 
-from benchmarks import append, dispatch, domain, http, reading, relay, wakeups
+from benchmarks import append, consume, dispatch, domain, http, reading, relay, wakeups
 from benchmarks.timing import Figure, Ratio
 
 PACKAGES = ("fastapi", "pydantic", "sqlalchemy", "uvicorn", "asyncpg", "aiosqlite", "eventsourcing", "psycopg")
@@ -19,6 +19,7 @@ PARTS: dict[str, Callable[[], Awaitable[Sequence[Ratio | Figure]]]] = {
     "dispatch": dispatch.run,
     "http": http.run,
     "append": append.run,
+    "consume": consume.run,
     "domain": domain.run,
     "reading": reading.run,
     "relay": relay.run,

@@ -54,6 +54,7 @@ from cqrs_fastapi.messages.events import AnyEvent, ECSTEvent, Event, Notificatio
 from cqrs_fastapi.messages.forms import command, event, query
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.personal import Personal, PersonalData
+from cqrs_fastapi.messages.received_message import ReceivedMessage
 from cqrs_fastapi.messages.requests import Command, Query, Request, StreamRequest
 from cqrs_fastapi.messages.upcasters import Upcast, upcasts
 from cqrs_fastapi.outbox.outbox import Outbox
@@ -124,6 +125,7 @@ __all__ = [
     "Projection",
     "Provides",
     "Query",
+    "ReceivedMessage",
     "Ref",
     "RefResolver",
     "Repository",

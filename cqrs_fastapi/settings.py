@@ -87,6 +87,15 @@ class Settings(BaseSettings):
     retry_backoff: timedelta = timedelta(milliseconds=200)
     """The first pause between attempts; it doubles up to ten seconds."""
 
+    consumer_keys: int = Field(default=8, ge=1)
+    """How many keys of one partition a durable handler works on at once; each key keeps its order."""
+    consumer_batch: int = Field(default=200, ge=1)
+    """How many messages of a handler with effects="database" share one transaction at most."""
+    consumer_prefetch: int = Field(default=4000, ge=1)
+    """How many received messages a consumer holds at most, in all its partitions."""
+    consumer_prefetch_bytes: int = Field(default=8 << 20, ge=1)
+    """The same in bytes of payload; what the broker's client has fetched comes on top of it."""
+
     retention: timedelta = timedelta(days=14)
     """How long inbox rows and finished records are kept; longer than any topic keeps its messages."""
     drain_timeout: timedelta = timedelta(seconds=10)

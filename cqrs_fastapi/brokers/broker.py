@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 
@@ -21,6 +21,13 @@ class OutgoingMessage:
     headers: Mapping[str, str]
 
 
+class Place(NamedTuple):
+    """One partition of a topic: within it, messages are in order."""
+
+    topic: str
+    partition: int
+
+
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
     """What a consumer receives: nothing of it is trusted or decoded yet."""
@@ -32,6 +39,16 @@ class IncomingMessage:
     payload: bytes
     headers: Mapping[str, bytes]
     sent_at: datetime
+
+    @property
+    def place(self) -> Place:
+        return Place(self.topic, self.partition)
+
+
+Revoked = Callable[[Collection[Place]], Awaitable[None]]
+"""Called before partitions are given up, and waited for, though not for ever: what is settled until it returns counts.
+After it nothing of these partitions can be settled. It may be called for partitions of which nothing was received.
+"""
 
 
 class Delivery(Enum):
@@ -87,13 +104,31 @@ class Subscription(Protocol):
     """One member of a consumer group. Per partition, messages come in offset order."""
 
     async def receive(self) -> Sequence[IncomingMessage]:
-        """Wait for messages and return a bounded batch. Raises UnavailableError if the broker is away."""
+        """Wait for messages and return a bounded batch. Raises UnavailableError if the broker is away.
+
+        To be called again and again, also while messages are being handled: a member that does not receive for long is
+        taken for dead. A cancelled call loses nothing.
+        """
+        ...
+
+    def pause(self, place: Place) -> None:
+        """Receive nothing more of this partition, until `resume` or until it is given up. Others go on."""
+        ...
+
+    def resume(self, place: Place) -> None:
+        """Receive from it again, also in a call that is waiting already."""
         ...
 
     async def settle(self, messages: Sequence[IncomingMessage]) -> None:
         """Let the group's offsets pass these messages; all before them in their partitions must be settled as well.
 
         What this member no longer owns is left alone: its next owner receives it again.
+        """
+        ...
+
+    def stranded(self) -> Mapping[Place, str]:
+        """Partitions that cannot go on without somebody's decision, since messages in them were lost, and why. The
+        others go on.
         """
         ...
 
@@ -148,6 +183,12 @@ class Broker(Protocol):
 
     async def publisher(self) -> Publisher: ...
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
-        """Join a consumer group; it starts at the oldest message that no member of the group has settled."""
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None, temporary: bool = False
+    ) -> Subscription:
+        """Join a consumer group; it starts at the oldest message that no member of the group has settled.
+
+        A `temporary` group is this subscription's alone: it starts with what is published from now on, and ends with
+        the subscription.
+        """
         ...

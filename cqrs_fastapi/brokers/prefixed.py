@@ -6,7 +6,7 @@ names that the code gives them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cqrs_fastapi.brokers.broker import (
@@ -14,7 +14,9 @@ from cqrs_fastapi.brokers.broker import (
     IncomingMessage,
     Outcome,
     OutgoingMessage,
+    Place,
     Publisher,
+    Revoked,
     Subscription,
     TopicState,
 )
@@ -69,8 +71,16 @@ class PrefixedBroker:
     async def publisher(self) -> Publisher:
         return _PrefixedPublisher(await self.inner.publisher(), self.prefix)
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
-        subscription = await self.inner.subscribe(self.prefix + group, self._there(topics))
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None, temporary: bool = False
+    ) -> Subscription:
+        async def told(places: Collection[Place]) -> None:
+            if revoked is not None:
+                await revoked([Place(self._here(place.topic), place.partition) for place in places])
+
+        subscription = await self.inner.subscribe(
+            self.prefix + group, self._there(topics), revoked=told, temporary=temporary
+        )
         return _PrefixedSubscription(subscription, self.prefix)
 
     def _there(self, topics: Sequence[str]) -> list[str]:
@@ -100,8 +110,23 @@ class _PrefixedSubscription:
     async def receive(self) -> Sequence[IncomingMessage]:
         return [replace(one, topic=one.topic.removeprefix(self.prefix)) for one in await self.inner.receive()]
 
+    def pause(self, place: Place) -> None:
+        self.inner.pause(self._there(place))
+
+    def resume(self, place: Place) -> None:
+        self.inner.resume(self._there(place))
+
+    def stranded(self) -> Mapping[Place, str]:
+        return {
+            Place(place.topic.removeprefix(self.prefix), place.partition): why
+            for place, why in self.inner.stranded().items()
+        }
+
     async def settle(self, messages: Sequence[IncomingMessage]) -> None:
         await self.inner.settle([replace(one, topic=self.prefix + one.topic) for one in messages])
 
     async def close(self) -> None:
         await self.inner.close()
+
+    def _there(self, place: Place) -> Place:
+        return Place(self.prefix + place.topic, place.partition)

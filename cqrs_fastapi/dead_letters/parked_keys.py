@@ -32,13 +32,22 @@ def parked_among(connection: Connection, tables: Tables, consumer: str, keys: Co
     """Which of these keys are closed for the handler. Ask after you have asked which messages are settled: a message
     that somebody else has parked meanwhile is then never seen without its closed key.
     """
+    return {key for _, key in closed_among(connection, tables, [consumer], keys)}
+
+
+def closed_among(
+    connection: Connection, tables: Tables, consumers: Collection[str], keys: Collection[bytes]
+) -> set[tuple[str, bytes]]:
+    """The same for several handlers, as pairs of handler and key."""
     names = {name_of(key): key for key in keys}
     wanted, blocked = sorted(names), tables.blocked_keys
-    found: set[bytes] = set()
-    for start in range(0, len(wanted), AT_ONCE):
+    found: set[tuple[str, bytes]] = set()
+    for start in range(0, len(wanted) if consumers else 0, AT_ONCE):
         part = wanted[start : start + AT_ONCE]
-        query = select(blocked.c.key).where(blocked.c.owner == consumer, blocked.c.key.in_(part))
-        found.update(names[name] for name in connection.execute(query).scalars())
+        query = select(blocked.c.owner, blocked.c.key).where(
+            blocked.c.owner.in_(sorted(consumers)), blocked.c.key.in_(part)
+        )
+        found.update((row.owner, names[row.key]) for row in connection.execute(query))
     return found
 
 

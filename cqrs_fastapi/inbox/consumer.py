@@ -1,199 +1,196 @@
-"""The consumer: receives messages, gives them to the durable handlers, and lets the offsets pass what is settled.
+"""The consumer: receives messages, has them handled partition by partition, and lets the offsets pass what is settled.
 
-Events of this service's own store are passed over: their handlers read them there (see `subscriptions`).
+Receiving never waits for handling, so that a member is not taken for dead while it works. What it holds is bounded: a
+partition that holds its share is paused.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from uuid import UUID
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection
 
-from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Subscription
-from cqrs_fastapi.dead_letters.parking import Reason
-from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownMessageError
-from cqrs_fastapi.inbox.claims import in_store, settled
-from cqrs_fastapi.inbox.envelope import Envelope
-from cqrs_fastapi.inbox.handling import Handlings, Settlement, wait_for
-from cqrs_fastapi.inbox.revealing import reveal_message
-from cqrs_fastapi.messages.events import definition_of
-from cqrs_fastapi.messages.registry import EventRegistry
-from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError
+from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Place, Subscription
+from cqrs_fastapi.errors import UnavailableError
+from cqrs_fastapi.inbox.handling import wait_for
+from cqrs_fastapi.inbox.lane import Lane
+from cqrs_fastapi.inbox.receiver import Receiver
+from cqrs_fastapi.inbox.track import Bounds
 
 log = structlog.get_logger("cqrs_fastapi")
 
 _PAUSE_WHILE_AWAY = 0.5
-_PAUSE_WHILE_FORGETTING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What the database says about a batch: the messages of the own store, and the pairs that the inbox holds."""
+class Prefetch:
+    """What a consumer has in hand at most, shared equally by its partitions; a share is one message at least."""
 
-    in_store: frozenset[UUID] = frozenset()
-    settled: frozenset[tuple[str, UUID]] = frozenset()
+    messages: int
+    bytes: int
 
 
 @dataclass(slots=True)
 class Consumer:
-    """One member of the service's consumer group. Partitions are worked on at once, each in its own order."""
+    """One member of a consumer group, with a receiver for each topic. The group of a `temporary` one is its own."""
 
     broker: Broker
-    handlings: Handlings
-    registry: EventRegistry
+    receivers: Mapping[str, Receiver]
     group: str
-    topics: Sequence[str]
+    bounds: Bounds
+    prefetch: Prefetch
+    temporary: bool = False
     name: str = "consumer"
-    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _subscription: Subscription | None = None
+    _lanes: dict[Place, Lane] = field(default_factory=dict)
+    _late: set[Lane] = field(default_factory=set)
+    """Given up before their work had ended."""
+    _progress: asyncio.Event = field(default_factory=asyncio.Event)
+    _failure: asyncio.Future[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until `stop` is set; a message in the works is finished, the rest of its batch is received again."""
-        self._stop = stop
-        if not self.topics:
+        """Consume until `stop` is set. What was begun is finished and settled, the rest is received again."""
+        if not self.receivers:
             await stop.wait()
             return
+        self._failure = asyncio.get_running_loop().create_future()
         subscription = await self._subscribe(stop)
         if subscription is None:
             return
+        self._subscription = subscription
+        working = [
+            asyncio.ensure_future(self._receive(subscription)),
+            asyncio.ensure_future(self._settle(subscription)),
+        ]
+        stopping = asyncio.ensure_future(stop.wait())
+        ends: set[asyncio.Future[Any]] = {*working, stopping, self._failure}
         try:
-            while not stop.is_set():
-                await self._turn(subscription)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            working[0].cancel()  # else more would come for partitions that are being finished
+            await asyncio.wait({working[0]})
+            await self._give_up(list(self._lanes))
         finally:
-            await subscription.close()
+            await self._end([*working, stopping], subscription)
+        for task in (*working, self._failure):
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    def stranded(self) -> Mapping[Place, str]:
+        """Partitions that wait for somebody's decision, and why."""
+        return {} if self._subscription is None else self._subscription.stranded()
 
     async def _subscribe(self, stop: asyncio.Event) -> Subscription | None:
         """A broker that is away at the start is waited for."""
         while not stop.is_set():
             try:
-                return await self.broker.subscribe(self.group, self.topics)
+                return await self.broker.subscribe(
+                    self.group, sorted(self.receivers), revoked=self._give_up, temporary=self.temporary
+                )
             except UnavailableError as error:
                 log.warning("broker_unavailable", worker=self.name, error=str(error))
-                await self._sleep(_PAUSE_WHILE_AWAY)
+                await wait_for(stop, _PAUSE_WHILE_AWAY)
         return None
 
-    async def _turn(self, subscription: Subscription) -> None:
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]], subscription: Subscription) -> None:
+        self._subscription = None
+        for task in tasks:
+            task.cancel()
+        for lane in (*self._lanes.values(), *self._late):
+            await lane.abandon()
+        self._lanes.clear()
+        self._late.clear()
+        await asyncio.wait(tasks)
+        await subscription.close()
+
+    async def _receive(self, subscription: Subscription) -> None:
+        while True:
+            try:
+                messages = await subscription.receive()
+            except UnavailableError as error:
+                log.warning("broker_unavailable", worker=self.name, error=str(error))
+                await asyncio.sleep(_PAUSE_WHILE_AWAY)
+                continue
+            for place, part in groupby(sorted(messages, key=attrgetter("place")), key=attrgetter("place")):
+                self._lane(place).add(part)
+            self._hold(subscription)
+
+    def _lane(self, place: Place) -> Lane:
+        if place not in self._lanes:
+            self._lanes[place] = Lane(place, self.receivers[place.topic], self.bounds, self._moved, self._failed)
+        return self._lanes[place]
+
+    def _hold(self, subscription: Subscription) -> None:
+        """Pause the partitions that hold their share, and resume those that hold less than half of it."""
+        for lane in self._lanes.values():
+            held = self._held(lane)
+            if not lane.is_paused and held >= 1.0:
+                lane.is_paused = True
+                subscription.pause(lane.place)
+            elif lane.is_paused and held < 0.5:  # noqa: PLR2004  # a half
+                lane.is_paused = False
+                subscription.resume(lane.place)
+
+    def _held(self, lane: Lane) -> float:
+        """Of its share."""
+        mark, lanes = lane.watermark, len(self._lanes)
+        messages, size = max(1.0, self.prefetch.messages / lanes), max(1.0, self.prefetch.bytes / lanes)
+        return max(len(mark) / messages, mark.bytes / size)
+
+    def _moved(self) -> None:
+        self._progress.set()
+
+    def _failed(self, error: BaseException) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def _settle(self, subscription: Subscription) -> None:
+        """Whatever has been passed meanwhile goes into one commit."""
+        while True:
+            await self._progress.wait()
+            self._progress.clear()
+            self._hold(subscription)
+            try:
+                await self._settle_lanes(subscription, list(self._lanes.values()))
+            except UnavailableError as error:
+                log.warning("broker_unavailable", worker=self.name, error=str(error))
+                await asyncio.sleep(_PAUSE_WHILE_AWAY)
+                self._progress.set()
+
+    async def _settle_lanes(self, subscription: Subscription, lanes: Iterable[Lane]) -> None:
+        taken = [(lane, part) for lane in lanes if (part := lane.watermark.take())]
+        passed: list[IncomingMessage] = [message for _, part in taken for message in part]
+        if not passed:
+            return
         try:
-            messages = await self._receive(subscription)
-            if messages:
-                await subscription.settle(await self._settle_all(messages))
+            await subscription.settle(passed)
+        except BaseException:
+            for lane, part in taken:
+                lane.watermark.give_back(part)
+            raise
+
+    async def _give_up(self, places: Collection[Place]) -> None:
+        """Finish what was begun in these partitions and settle it; they may be another member's when this returns.
+
+        Whoever waits for it may give up waiting: then what ends later is not settled.
+        """
+        lanes = [lane for place in places if (lane := self._lanes.pop(place, None)) is not None]
+        subscription = self._subscription
+        self._late.update(lanes)
+        finished = False
+        try:
+            await asyncio.gather(*(lane.drain() for lane in lanes))
+            self._late.difference_update(lanes)
+            finished = True
+            if subscription is not None:
+                await self._settle_lanes(subscription, lanes)
         except UnavailableError as error:
             log.warning("broker_unavailable", worker=self.name, error=str(error))
-            await self._sleep(_PAUSE_WHILE_AWAY)
-
-    async def _receive(self, subscription: Subscription) -> Sequence[IncomingMessage]:
-        """Messages, or none when it is time to stop."""
-        receiving = asyncio.ensure_future(subscription.receive())
-        stopping = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return receiving.result() if receiving.done() else ()
         finally:
-            stopping.cancel()
-            if not receiving.done():
-                receiving.cancel()
-                await asyncio.wait({receiving})
-
-    async def _settle_all(self, messages: Sequence[IncomingMessage]) -> list[IncomingMessage]:
-        """Work through a batch, partition by partition; those that are settled when it is time to stop."""
-        known = await self._known(messages)
-        lanes: dict[tuple[str, int], list[IncomingMessage]] = defaultdict(list)
-        for message in messages:
-            lanes[message.topic, message.partition].append(message)
-        done = await asyncio.gather(*(self._lane(lane, known) for lane in lanes.values()))
-        return [message for lane in done for message in lane]
-
-    async def _known(self, messages: Sequence[IncomingMessage]) -> _Known:
-        """What is known already; while the database is away, nothing can be handled anyway."""
-        ids = [message_id for message in messages if (message_id := self.handlings.message_id_of(message)) is not None]
-        while not self._stop.is_set():
-            try:
-                return await self.handlings.database.read(partial(self._look_up, ids=ids))
-            except UnavailableError as error:
-                log.warning("database_unavailable", worker=self.name, error=str(error))
-                await self._sleep(_PAUSE_WHILE_AWAY)
-        return _Known()
-
-    def _look_up(self, connection: Connection, ids: Sequence[UUID]) -> _Known:
-        """By their ids, and not by headers that name their sender: anybody could write those, and be passed over."""
-        tables, durable = self.handlings.database.tables, self.handlings.kernel.pipelines.durable
-        consumers = {handling.consumer for handlings in durable.values() for handling in handlings}
-        own = in_store(connection, tables, ids)
-        others = [message_id for message_id in ids if message_id not in own]
-        return _Known(
-            frozenset(own), frozenset(settled(connection, tables, consumers, others)) if others else frozenset()
-        )
-
-    async def _lane(self, lane: list[IncomingMessage], known: _Known) -> list[IncomingMessage]:
-        finished: list[IncomingMessage] = []
-        for message in lane:
-            if self._stop.is_set() or not await self._settle(message, known):
-                break
-            finished.append(message)
-        return finished
-
-    async def _settle(self, message: IncomingMessage, known: _Known) -> bool:
-        """Settle one message for every handler, one after the other; False if it was time to stop before that."""
-        if self.handlings.message_id_of(message) in known.in_store:
-            return True
-        while not self._stop.is_set():
-            try:
-                envelopes = await self._open(message)
-            except MessageError as error:
-                return await self._refuse(message, error)
-            except UnavailableError as error:  # whoever keeps the keys of what it holds
-                log.warning("message_not_decrypted", worker=self.name, error=str(error))
-                await self._sleep(_PAUSE_WHILE_AWAY)
-                continue
-            try:
-                return await self._give(envelopes, message, known)
-            except ForgottenMeanwhileError as error:
-                log.info("message_opened_again", worker=self.name, reason=error.code)
-                await self._sleep(_PAUSE_WHILE_FORGETTING)
-        return False
-
-    async def _open(self, message: IncomingMessage) -> list[Envelope]:
-        limit = self.handlings.settings.max_message_bytes
-        personal, envelopes = self.handlings.personal, self.handlings.envelopes
-        return await reveal_message(message, self.registry, personal, envelopes, max_bytes=limit)
-
-    async def _refuse(self, message: IncomingMessage, error: MessageError) -> bool:
-        """It is kept as a dead letter, unless nobody wants to hear of what is unknown."""
-        if isinstance(error, UnknownMessageError) and self._skips(error.name, message.topic):
-            log.warning("unknown_event_skipped", worker=self.name, topic=message.topic, error=str(error))
-            return True
-        parked = await self.handlings.park(self.group, message, Reason.of(error), self._stop)
-        return parked is not Settlement.STOPPED
-
-    async def _give(self, envelopes: Sequence[Envelope], message: IncomingMessage, known: _Known) -> bool:
-        for envelope in envelopes:
-            if not await self._handle(envelope, message, known):
-                return False
-        return True
-
-    async def _handle(self, envelope: Envelope, message: IncomingMessage, known: _Known) -> bool:
-        """Give it to every handler that has not settled it yet. One that has done so meanwhile finds out by itself."""
-        for handling in self.handlings.kernel.pipelines.durable.get(type(envelope.event), ()):
-            if (handling.consumer, envelope.metadata.message_id) in known.settled:
-                continue
-            if await self.handlings.settle(handling, envelope, message, self._stop) is Settlement.STOPPED:
-                return False
-        return True
-
-    def _skips(self, name: str, topic: str) -> bool:
-        """Whether no handler holds what is stored under a name: of those that are bound to events of this name, or
-        else, since anyone may have come to want it, of those that are bound to events of the topic.
-        """
-        durable = self.handlings.kernel.pipelines.durable
-        bound = [(definition_of(event_type), one) for event_type, all_of in durable.items() for one in all_of]
-        concerned = [one for definition, one in bound if name in self.registry.sources_of(definition.name)]
-        concerned = concerned or [one for definition, one in bound if definition.topic == topic]
-        return bool(concerned) and all(one.unknown == "skip" for one in concerned)
-
-    async def _sleep(self, seconds: float) -> None:
-        await wait_for(self._stop, seconds)
+            await asyncio.gather(
+                *(self.receivers[lane.place.topic].give_up(lane.place, is_finished=finished) for lane in lanes)
+            )

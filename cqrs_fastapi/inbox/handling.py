@@ -22,12 +22,14 @@ from cqrs_fastapi.inbox.cases import AlsoWrite, Case, letter_of, name_of_key, se
 from cqrs_fastapi.inbox.claims import DONE, PARKED, AlreadySettledError, KeyClosedError, claim
 from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.settling import Parking, Settlement, wait_for
+from cqrs_fastapi.inbox.transport import handed_in, received
 from cqrs_fastapi.inbox.verdicts import Drop, Judge, Park
 from cqrs_fastapi.mediation.failure_policy import FailurePolicy
 from cqrs_fastapi.mediation.kernel import Guard, Kernel
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.envelopes.chosen import Envelopes
+from cqrs_fastapi.messages.received_message import receiving
 from cqrs_fastapi.personal_data.events import PersonalEvents
 from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError, hold
 from cqrs_fastapi.settings import Settings
@@ -100,7 +102,8 @@ class Handlings:
         """One attempt for an event that came from elsewhere; the error is the caller's."""
         guard = self._guard(handling, envelope, None, key=None)
         try:
-            await self.kernel.pipelines.run(handling, envelope.event, envelope.metadata, guard)
+            with receiving(handed_in(envelope.metadata)):
+                await self.kernel.pipelines.run(handling, envelope.event, envelope.metadata, guard)
         except AlreadySettledError:
             return
 
@@ -168,12 +171,13 @@ class Handlings:
         if self.doubts.has(case.consumer, case.message_id):
             await self._attempt_in_doubt(case, judge, tries)
         else:
-            await self._attempt(case)
+            await self._attempt(case, tries)
         return Settlement.NOW
 
-    async def _attempt(self, case: Case) -> None:
+    async def _attempt(self, case: Case, tries: _Tries) -> None:
         guard = self._guard(case.handling, case.envelope, case.also, key=name_of_key(case.key))
-        await self.kernel.pipelines.run(case.handling, case.envelope.event, case.envelope.metadata, guard)
+        with receiving(received(case.message, tries.made + tries.died)):
+            await self.kernel.pipelines.run(case.handling, case.envelope.event, case.envelope.metadata, guard)
 
     async def _attempt_in_doubt(self, case: Case, judge: Judge, tries: _Tries) -> None:
         """Alone, and written down before it begins: if this process dies of it, its successor can tell."""
@@ -184,7 +188,7 @@ class Handlings:
                 lambda connection: attempts.count_dispatch(connection, *mine, limit=judge.limit, now=now)
             )
             try:
-                await self._attempt(case)
+                await self._attempt(case, tries)
             except Exception:
                 await self.database.write(lambda connection: attempts.take_back(connection, *mine))
                 raise

@@ -33,12 +33,14 @@ from cqrs_fastapi.inbox.claims import (
 from cqrs_fastapi.inbox.envelope import Envelope
 from cqrs_fastapi.inbox.handling import Handlings
 from cqrs_fastapi.inbox.revealing import reveal_message
+from cqrs_fastapi.inbox.transport import received
 from cqrs_fastapi.inbox.verdicts import Again, Drop, Judge, Park
 from cqrs_fastapi.mediation.failure_policy import FailurePolicy
 from cqrs_fastapi.mediation.kernel import Guard
 from cqrs_fastapi.mediation.pipelines import Handling
 from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.mediation.steering import RetryLater
+from cqrs_fastapi.messages.received_message import receiving
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.personal_data.subject_keys import ForgottenMeanwhileError, hold
 from cqrs_fastapi.personal_data.tokens import PREFIX
@@ -188,7 +190,8 @@ class Replaying:
     async def _run(self, letter: Letter, case: Case, *, is_last: bool) -> None:
         envelope = case.envelope
         guard = self._guard(letter, case, is_last=is_last)
-        await self.handlings.kernel.pipelines.run(case.handling, envelope.event, envelope.metadata, guard)
+        with receiving(received(case.message, letter.attempts)):
+            await self.handlings.kernel.pipelines.run(case.handling, envelope.event, envelope.metadata, guard)
 
     def _guard(self, letter: Letter, case: Case, *, is_last: bool) -> Guard:
         tables, now = self.handlings.database.tables, self.handlings.kernel.clock.now()

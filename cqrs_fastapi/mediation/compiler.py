@@ -24,6 +24,7 @@ from cqrs_fastapi.mediation.signatures import Signature, SignatureProblem, name_
 from cqrs_fastapi.messages.events import definition_of
 from cqrs_fastapi.messages.forms import Kind, kind_of
 from cqrs_fastapi.messages.metadata import enter, leave
+from cqrs_fastapi.messages.received_message import ReceivedMessage
 
 
 @dataclass(slots=True)
@@ -64,10 +65,10 @@ class Compiler:
             except TypeError as error:
                 self._problem(f"{name_of(binding.handler)} is bound to something else than an event: {error}")
                 continue
-            body = self._body(binding.handler, binding.event_type, EventHandler, None, {})
+            body = self._body(binding.handler, binding.event_type, EventHandler, None, self._received(binding))
             if body is None:
                 continue
-            table = self.pipelines.durable if binding.when == "durable" else self.pipelines.in_transaction
+            table = self.pipelines.table_of(binding)
             handling = Handling(
                 binding.event_type,
                 (body[0],),
@@ -79,8 +80,14 @@ class Compiler:
                 on_failure=binding.on_failure,
                 where=binding.where,
                 validate=binding.validate,
+                effects=binding.effects,
             )
             table[binding.event_type] = (*table.get(binding.event_type, ()), handling)
+
+    def _received(self, binding: EventBinding) -> dict[Any, str]:
+        """Only what comes to a durable handler was received."""
+        current = self.injector.name(ReceivedMessage.current, "received")
+        return {ReceivedMessage: f"{current}()"} if binding.when == "durable" else {}
 
     def compile_job(self, handler: object, tick_type: type, behaviors: Sequence[Behavior]) -> Handling | None:
         """A periodic job: a function of its tick."""

@@ -27,6 +27,7 @@ def events_bound_in_contradiction(bindings: Sequence[EventBinding]) -> Iterator[
     yield from _starts_that_contradict(bindings)
     yield from _unknowns_that_contradict(bindings)
     yield from _policies_that_contradict(bindings)
+    yield from _groups_that_contradict(bindings)
 
 
 def _consumers_named_twice(bindings: Sequence[EventBinding]) -> Iterator[str]:
@@ -91,3 +92,13 @@ def _policies_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]
                 f"the bindings of {binding.consumer!r} say two things of what becomes of a failure; give all of them "
                 f"the same on_failure, or names of their own"
             )
+
+
+def _groups_that_contradict(bindings: Sequence[EventBinding]) -> Iterator[str]:
+    """Only what is received has a group, and what each process gets has no history."""
+    for binding in bindings:
+        who, event = name_of(binding.handler), binding.event_type.__name__
+        if binding.when == "in_transaction" and (binding.group, binding.effects) != ("service", "any"):
+            yield f"{who} reacts in the transaction of {event}; leave group and effects out, or bind it when='durable'"
+        elif binding.group == "each process" and binding.from_start:
+            yield f"{who} gets {event} in each process, from its start on; leave from_start out"

@@ -23,6 +23,18 @@ Unknown: TypeAlias = Literal["hold", "skip"]
 `hold`: nothing is lost. It waits at an event of the own store until code runs that reads it; a message from elsewhere
 is kept as a dead letter, so that a stranger cannot stop a topic. `skip`: it is passed over, and only the log tells."""
 
+Group: TypeAlias = Literal["service", "each process"]
+"""Who shares the events of a topic with a durable handler.
+`service`: all processes of the service. One of them handles an event, and the inbox knows it.
+`each process`: nobody. Every process gets what is published while it runs, in the order of each key, and again after a
+rebalance or a lost connection: there is no inbox and no dead letter. For what a process keeps for itself, as a cache.
+"""
+
+Effects: TypeAlias = Literal["any", "database"]
+"""What a durable handler does. `any`: one transaction for each message. `database`: nothing outside of the transaction
+that it is given, so that many messages may share one; it may be run again for what was rolled back.
+"""
+
 
 Predicate: TypeAlias = Callable[[Any], bool]
 Validator: TypeAlias = Callable[[Any], None]
@@ -43,6 +55,8 @@ class EventBinding:
     behaviors: tuple[Behavior, ...]
     from_start: bool = False
     unknown: Unknown = "hold"
+    group: Group = "service"
+    effects: Effects = "any"
     on_failure: FailurePolicy = DEFAULT_POLICY
     where: Predicate | None = None
     validate: Validator | None = None
@@ -56,6 +70,8 @@ class _Options:
     name: str | None
     from_start: bool
     unknown: Unknown
+    group: Group
+    effects: Effects
     on_failure: FailurePolicy
     where: Predicate | None
     validate: Validator | None
@@ -70,6 +86,8 @@ class _Options:
             self.behaviors,
             self.from_start,
             self.unknown,
+            self.group,
+            self.effects,
             self.on_failure,
             self.where,
             self.validate,
@@ -95,6 +113,8 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         on_failure: FailurePolicy = DEFAULT_POLICY,
         where: Callable[[E], bool] | None = None,
         validate: Callable[[E], None] | None = None,
@@ -111,6 +131,8 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         on_failure: FailurePolicy = DEFAULT_POLICY,
         where: Callable[[E], bool] | None = None,
         validate: Callable[[E], None] | None = None,
@@ -126,6 +148,8 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         on_failure: FailurePolicy = DEFAULT_POLICY,
         where: Predicate | None = None,
         validate: Validator | None = None,
@@ -136,13 +160,16 @@ class EventMap:
         `name` is what a durable handler is called in the inbox; it defaults to the handler's own name. Renaming it
         makes it a new handler. A new handler begins at the present, or with `from_start` at the oldest event of this
         service's store; which events it has passed is remembered from then on. `unknown` says what a durable handler
-        does with an event of its kind that this code cannot read yet.
+        does with an event of its kind that this code cannot read yet; `group` who shares the events with it; `effects`
+        whether several messages may share its transaction.
 
         A durable handler is given only events of which `where` says True; the others count as settled. What `validate`
         raises about an event makes it a bad payload: a dead letter at once. `on_failure` says what becomes of one that
         the handler fails with.
         """
-        options = _Options(when, name, from_start, unknown, on_failure, where, validate, tuple(behaviors))
+        options = _Options(
+            when, name, from_start, unknown, group, effects, on_failure, where, validate, tuple(behaviors)
+        )
         self._add(event, handler, options)
 
     def on(
@@ -154,13 +181,17 @@ class EventMap:
         name: str | None = None,
         from_start: bool = False,
         unknown: Unknown = "hold",
+        group: Group = "service",
+        effects: Effects = "any",
         on_failure: FailurePolicy = DEFAULT_POLICY,
         where: Callable[[E], bool] | None = None,
         validate: Callable[[E], None] | None = None,
         behaviors: Sequence[Behavior] = (),
     ) -> BindsEvent[E]:
         """`bind` as a decorator of a class or a function, which stays as it was."""
-        options = _Options(when, name, from_start, unknown, on_failure, where, validate, tuple(behaviors))
+        options = _Options(
+            when, name, from_start, unknown, group, effects, on_failure, where, validate, tuple(behaviors)
+        )
 
         def register(handler: object) -> object:
             self._add(event, handler, options)

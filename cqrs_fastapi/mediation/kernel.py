@@ -31,6 +31,8 @@ Put = Callable[[object], Awaitable[None]]
 Guard = Callable[[Scope], Awaitable[None]]
 """Runs first in the transaction of a unit of work, for instance to claim the message; an error rolls back."""
 
+Begin = Callable[[Scope], UnitOfWorkPort]
+
 log = structlog.get_logger("cqrs_fastapi")
 
 
@@ -51,7 +53,7 @@ class Kernel:
 
     ids: IdFactory
     clock: Clock
-    begin: Callable[[Scope], UnitOfWorkPort]
+    begin: Begin
     limits: UnitLimits
     pipelines: Pipelines
     random: random.Random = field(default_factory=random.SystemRandom)
@@ -72,6 +74,23 @@ class Kernel:
         """
         deadline = take_over()
         return await self.own(self._decide(body, message, read_only, guard, deadline))
+
+    async def run_within(self, body: Body[T], message: object, begin: Begin) -> T:
+        """Handle `message` once, in a scope of its own and a unit of work that somebody else commits, in the calling
+        task. What generators have opened for it is closed before that.
+        """
+        scope = Scope(self, begin, read_only=False)
+        try:
+            with self._deadlines.until(asyncio.get_running_loop().time() + self.limits.timeout):
+                result = await body(scope, message)
+                await scope.unit_of_work.prepare(scope)
+            scope.require_unspoiled()
+            await scope.unit_of_work.commit()
+        except BaseException as error:
+            await self._abandon(scope, error)
+            raise
+        await scope.close(None)
+        return result
 
     async def read(self, body: Callable[[Scope, Any], AsyncIterator[Any]], message: object, put: Put) -> None:
         """Give each item of a stream to `put`, in a read-only scope, in the calling task."""

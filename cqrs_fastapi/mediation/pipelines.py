@@ -12,7 +12,7 @@ import structlog
 
 from cqrs_fastapi.errors import HandlerNotFoundError
 from cqrs_fastapi.mediation.behaviors import Behavior, Next
-from cqrs_fastapi.mediation.event_map import DEFAULT_POLICY, Predicate, Unknown, Validator
+from cqrs_fastapi.mediation.event_map import DEFAULT_POLICY, Effects, EventBinding, Predicate, Unknown, Validator
 from cqrs_fastapi.mediation.failure_policy import FailurePolicy
 from cqrs_fastapi.mediation.fallback import CircuitBreaker
 from cqrs_fastapi.mediation.frame import Frame
@@ -23,7 +23,7 @@ from cqrs_fastapi.messages.forms import Kind
 from cqrs_fastapi.messages.metadata import Metadata, Received, enter, holder, leave
 
 if TYPE_CHECKING:
-    from cqrs_fastapi.mediation.kernel import Guard, Kernel
+    from cqrs_fastapi.mediation.kernel import Begin, Guard, Kernel
 
 log = structlog.get_logger("cqrs_fastapi")
 
@@ -52,6 +52,7 @@ class Handling:
     on_failure: FailurePolicy = DEFAULT_POLICY
     where: Predicate | None = None
     validate: Validator | None = None
+    effects: Effects = "any"
 
     def wrapped(self, core: Next) -> Next:
         """The behaviors around `core`, outermost first."""
@@ -76,15 +77,23 @@ class Pipelines:
     streams: dict[type, Handling] = field(default_factory=dict)
     in_transaction: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
     durable: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
+    each_process: dict[type, tuple[Handling, ...]] = field(default_factory=dict)
+    """Those that get what every process gets; they are in no other table."""
     records: Records = field(default_factory=_NoRecords)
     take_in: Callable[[AnyEvent, UUID, Metadata | None], Awaitable[None]] = field(default=lambda *_: _no_inbox())
     resolver: Body = field(default=lambda *_: _no_resolver())
     """Gives what resolves references, in a scope."""
     kernel: Kernel = field(init=False)
 
+    def table_of(self, binding: EventBinding) -> dict[type, tuple[Handling, ...]]:
+        """Where the handlings of an event belong that are bound like this."""
+        if binding.when == "in_transaction":
+            return self.in_transaction
+        return self.each_process if binding.group == "each process" else self.durable
+
     def replace(self, other: Pipelines) -> None:
         """Take over what another compilation made, in place: mediators hold on to these tables."""
-        for name in ("requests", "nested", "streams", "in_transaction", "durable"):
+        for name in ("requests", "nested", "streams", "in_transaction", "durable", "each_process"):
             table = getattr(self, name)
             table.clear()
             table.update(getattr(other, name))
@@ -134,6 +143,32 @@ class Pipelines:
             await handling.wrapped(core)(message)
         finally:
             leave(token)
+
+    async def run_within(self, handling: Handling, message: object, metadata: Metadata, begin: Begin) -> None:
+        """As `run`, in a unit of work that belongs to a transaction of the caller's. Call it in a task of the kernel's.
+
+        The first error of the handler is raised whatever behaviors make of it: what it has left in the transaction is
+        for the caller to undo, and must not be added to by another attempt.
+        """
+        failure: BaseException | None = None
+
+        async def core(message: object) -> object:
+            nonlocal failure
+            if failure is not None:
+                raise failure
+            try:
+                return await self.kernel.run_within(handling.bodies[0], message, begin)
+            except BaseException as error:
+                failure = error
+                raise
+
+        token = enter(Received(metadata))
+        try:
+            await handling.wrapped(core)(message)
+        finally:
+            leave(token)
+        if failure is not None:
+            raise failure
 
     async def stream(self, request: object) -> AsyncIterator[object]:
         """The items of a stream request, from a task that owns the scope."""

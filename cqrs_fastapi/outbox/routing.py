@@ -64,9 +64,13 @@ class Routing:
         except KeyError:
             return self._known.setdefault(event_type, self.route(event_type))
 
+    def topic_of(self, event_type: type[AnyEvent]) -> str | None:
+        route = self.of(event_type)
+        return None if route is None else route.topic
+
     def topics_of(self, event_types: Iterable[type[AnyEvent]]) -> list[str]:
         """The topics of these events, each once, sorted."""
-        return sorted({route.topic for one in event_types if (route := self.of(one)) is not None})
+        return sorted({topic for one in event_types if (topic := self.topic_of(one)) is not None})
 
     def check(self, events: Iterable[RegisteredEvent]) -> None:
         """Ask for each class. RegistrationError tells of all that no broker or event could serve."""

@@ -22,7 +22,6 @@ from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.eventstore.appender import Appender
 from cqrs_fastapi.eventstore.repeats import StoredRecords
 from cqrs_fastapi.identity import IdFactory
-from cqrs_fastapi.inbox.consumer import Consumer
 from cqrs_fastapi.inbox.handling import Handlings
 from cqrs_fastapi.inbox.replaying import Replaying
 from cqrs_fastapi.inbox.starts import Reader
@@ -47,6 +46,7 @@ from cqrs_fastapi.runtime.assembly import (
     start_application_values,
 )
 from cqrs_fastapi.runtime.builtins import builtins_of
+from cqrs_fastapi.runtime.consuming import Consuming
 from cqrs_fastapi.runtime.dead_letters import letters_probe, letters_worker
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.override import is_running_here
@@ -106,6 +106,9 @@ class Engine:
         self._probes += self._reading.probes()
         self._routing = Routing(blueprint.route)
         self._routing.check(self.registry)
+        pipelines = self._assembled.compiler.pipelines
+        self._consuming = Consuming(self.broker, self.settings, self._routing, pipelines, self.ids)
+        self._probes += self._consuming.probes()
         if self._reading.starts.readers or self._topics_sent():
             self._probes.append(letters_probe(self.database))
         self.personal = personal_events(container.key_provider(), self)
@@ -152,7 +155,7 @@ class Engine:
         self._exits.push_async_callback(tried, self.broker.close)
         for probe in (*self._probes, self._relaying.probe):
             self._exits.push_async_callback(tried, probe.close)
-        self.broker.declare_group(self.settings.service, self.topics_consumed())
+        self._consuming.declare()
 
     async def close(self) -> None:
         """Close what was opened, in the reverse order; every step is tried, also when this is cancelled."""
@@ -216,30 +219,23 @@ class Engine:
             return self.relay(Only())
         if name == "consumer":
             store = self._reading.worker(self._handlings(), self.ids())
-            return Together("consumer", (store, self._consumer(), letters_worker(self.replaying())))
+            consumers = self._consuming.consumers(self._handlings(), self.registry, self._begin, self._committed)
+            return Together("consumer", (store, *consumers, letters_worker(self.replaying())))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 
     def relay(self, only: Only) -> Relay:
         """A new relay, of which readiness tells from now on."""
         return self._relaying.relay(only, self._probes)
 
-    def _consumer(self) -> Worker:
-        group = self.settings.service
-        return Consumer(self.broker, self._handlings(), self.registry, group, self.topics_consumed())
-
     def topic_creator(self) -> TopicCreator:
         return TopicCreator(self.broker, self.topics() if self.settings.create_topics else [])
 
     def topics(self) -> list[str]:
         """Those that events are sent to or come from, without the prefix of the environment."""
-        return sorted({*self.topics_consumed(), *self._topics_sent()})
+        return sorted({*self._consuming.topics, *self._topics_sent()})
 
     def replaying(self) -> Replaying:
         return Replaying(self._handlings(), self.registry)
-
-    def topics_consumed(self) -> list[str]:
-        """The topics of the events that durable handlers wait for."""
-        return self._routing.topics_of(self._assembled.durable)
 
     def _topics_sent(self) -> list[str]:
         return self._routing.topics_of(registered.event_type for registered in self.registry)
@@ -277,6 +273,11 @@ class Engine:
     def _wake_here(self) -> None:
         self._reading.horizon.wake()
         self._relaying.wake_here()
+
+    def _committed(self) -> None:
+        """What several messages have recorded together can be seen from now on."""
+        self._relaying.wake()
+        self._reading.horizon.wake()
 
     def _handlings(self) -> Handlings:
         return Handlings(self.kernel, self.database, self.settings, self._assembled.envelopes, self.personal)

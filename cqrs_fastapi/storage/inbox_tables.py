@@ -1,4 +1,6 @@
-"""The tables of what was received: the inbox, what was given up, and the keys that wait behind it."""
+"""The tables of what was received: the inbox, what was given up, the keys that wait behind it, and the messages
+that were taken up.
+"""
 
 from __future__ import annotations
 
@@ -89,5 +91,19 @@ def attempts_table(metadata: MetaData, names: Names) -> Table:
         Column("count", Integer, nullable=False),
         moment("counted_at"),
         PrimaryKeyConstraint("consumer", "message_id", name=names.of("attempts_pk")),
+        schema=names.schema,
+    )
+
+
+def dispatches_table(metadata: MetaData, names: Names) -> Table:
+    return Table(
+        names.of("dispatches"),
+        metadata,
+        text("consumer"),
+        text("topic"),
+        Column("partition", Integer, nullable=False),
+        Column("through", BigInteger, nullable=False),
+        moment("dispatched_at"),
+        PrimaryKeyConstraint("consumer", "topic", "partition", name=names.of("dispatches_pk")),
         schema=names.schema,
     )

@@ -22,7 +22,13 @@ from sqlalchemy import (
 from cqrs_fastapi.storage.column_types import JsonText, UtcDateTime
 from cqrs_fastapi.storage.columns import moment, position, tenant, text
 from cqrs_fastapi.storage.domain_tables import root_states_table, snapshots_table, subject_keys_table
-from cqrs_fastapi.storage.inbox_tables import attempts_table, blocked_keys_table, dead_letters_table, inbox_table
+from cqrs_fastapi.storage.inbox_tables import (
+    attempts_table,
+    blocked_keys_table,
+    dead_letters_table,
+    dispatches_table,
+    inbox_table,
+)
 from cqrs_fastapi.storage.names import Names
 from cqrs_fastapi.storage.outbox_tables import facts_table, outbox_table, relay_members_table
 
@@ -41,6 +47,7 @@ class Tables:
     dead_letters: Table
     blocked_keys: Table
     attempts: Table
+    dispatches: Table
     checkpoints: Table
     job_runs: Table
     leases: Table
@@ -68,6 +75,7 @@ def build_tables(metadata: MetaData, prefix: str = "cqrs_", schema: str | None =
         dead_letters=dead_letters_table(metadata, names),
         blocked_keys=blocked_keys_table(metadata, names),
         attempts=attempts_table(metadata, names),
+        dispatches=dispatches_table(metadata, names),
         checkpoints=_checkpoints(metadata, names),
         job_runs=_job_runs(metadata, names),
         leases=_leases(metadata, names),

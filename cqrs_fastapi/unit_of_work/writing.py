@@ -37,7 +37,8 @@ async def write_beside(
     if is_ours:
         await commit(session, work)
     else:
-        await session.flush()
+        if session.new or session.dirty or session.deleted:
+            await session.flush()
         if work is not None:
             await database.run(session, work)
 

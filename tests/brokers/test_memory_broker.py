@@ -21,6 +21,7 @@ from cqrs_fastapi.testing.contracts.broker import (
     silence,
     take,
 )
+from cqrs_fastapi.testing.contracts.subscription import SubscriptionContract
 
 pytestmark = pytest.mark.anyio
 
@@ -33,13 +34,21 @@ async def broker() -> AsyncIterator[MemoryBroker]:
     await broker.close()
 
 
-class TestMemoryBroker(BrokerContract):
+class OnMemory:
     @pytest.fixture
     async def broker(self) -> AsyncIterator[Broker]:
         broker = MemoryBroker()
         await broker.open()
         yield broker
         await broker.close()
+
+
+class TestMemoryBroker(OnMemory, BrokerContract):
+    pass
+
+
+class TestMemorySubscriptions(OnMemory, SubscriptionContract):
+    pass
 
 
 async def started(broker: Broker, messages: Sequence[OutgoingMessage]) -> asyncio.Task[Sequence[Outcome]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cqrs_fastapi.brokers.broker import Publisher, Subscription, TopicState
+from cqrs_fastapi.brokers.broker import Publisher, Revoked, Subscription, TopicState
 from cqrs_fastapi.brokers.kafka.client import ping
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.publisher import KafkaPublisher
@@ -61,8 +61,13 @@ class KafkaBroker:
         self._open.append(publisher)
         return publisher
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
-        """Returns at once, also while Kafka is away or a topic does not exist: `receive` joins the group."""
-        subscription = KafkaSubscription(self._config, group, topics)
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None, temporary: bool = False
+    ) -> Subscription:
+        """Returns at once, also while Kafka is away or a topic does not exist: `receive` joins the group.
+
+        The offsets of a `temporary` group are left to Kafka, which forgets them after `offsets.retention.minutes`.
+        """
+        subscription = KafkaSubscription(self._config, group, topics, revoked, temporary=temporary)
         self._open.append(subscription)
         return subscription

@@ -54,6 +54,10 @@ class KafkaConfig:
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000
     """A member that does not receive for this long leaves the group."""
+    drain_timeout_ms: int = 10_000
+    """How long a rebalance waits for what a member has in hand of a partition that is taken away from it."""
+    fetch_bytes: int = 8 << 20
+    """How much one answer of a broker brings at most; what was not handed out is kept in memory."""
     driver: Mapping[str, DriverOption] = field(default_factory=dict)
     """Other options of aiokafka, by their names, for those of its clients that have them."""
 
@@ -62,6 +66,11 @@ class KafkaConfig:
         check_credentials(self)
         check_files(self)
         check_options(self.driver)
+        if self.drain_timeout_ms >= self.max_poll_interval_ms:
+            raise ConfigurationError(
+                f"drain_timeout_ms={self.drain_timeout_ms} is not below max_poll_interval_ms="
+                f"{self.max_poll_interval_ms}: a member that finishes what it has in hand would be taken for dead"
+            )
 
     @classmethod
     def parse(cls, url: str, settings: Settings, tokens: TokenProvider | None = None) -> KafkaConfig:
@@ -145,6 +154,8 @@ _READERS: Mapping[str, Callable[[str, str], str | int]] = {
     "stall_timeout_ms": _number,
     "session_timeout_ms": _number,
     "max_poll_interval_ms": _number,
+    "drain_timeout_ms": _number,
+    "fetch_bytes": _number,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,26 +20,33 @@ from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.faults import no_silent_cancellation
 
 _METADATA_MAX_AGE_MS = 5_000
+_PARTITION_FETCH_BYTES = 1 << 20
 _STOP_SECONDS = 10.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 logger = logging.getLogger(__name__)
 
+GiveUp = Callable[[frozenset[TopicPartition]], Awaitable[None]]
+
 
 class _OnRevoked(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    def __init__(self, forget: Callable[[], None]) -> None:
-        self._forget = forget
+    def __init__(self, give_up: GiveUp) -> None:
+        self._give_up = give_up
 
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002 -- aiokafka's signature
-        """An eager rebalance takes all partitions, also those that come back at once."""
-        self._forget()
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] -- aiokafka awaits a coroutine
+        self, revoked: Iterable[TopicPartition]
+    ) -> None:
+        """An eager rebalance takes all partitions, also those that come back at once. Until this returns the member
+        does not join again, and its heartbeats go on.
+        """
+        await self._give_up(frozenset(revoked))
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Positions are read when they are needed: see `NoOffsetForPartitionError` in the subscription."""
 
 
 async def start_consumer(
-    config: KafkaConfig, group: str, topics: Sequence[str], on_revoked: Callable[[], None]
+    config: KafkaConfig, group: str, topics: Sequence[str], on_revoked: GiveUp
 ) -> AIOKafkaConsumer:
     """A consumer that has begun to join its group. UnavailableError if Kafka does not answer in bounded time."""
     consumer = AIOKafkaConsumer(
@@ -52,6 +59,10 @@ async def start_consumer(
         session_timeout_ms=config.session_timeout_ms,
         heartbeat_interval_ms=max(1, config.session_timeout_ms // 4),
         max_poll_interval_ms=config.max_poll_interval_ms,
+        # The others wait so long for a member that finishes what it has in hand, and commits it.
+        rebalance_timeout_ms=config.drain_timeout_ms + config.request_timeout_ms,
+        fetch_max_bytes=config.fetch_bytes,
+        max_partition_fetch_bytes=min(config.fetch_bytes, _PARTITION_FETCH_BYTES),
         # A topic that did not exist when this group came is found this soon.
         metadata_max_age_ms=_METADATA_MAX_AGE_MS,
     )

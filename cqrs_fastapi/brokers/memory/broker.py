@@ -6,6 +6,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 
 from cqrs_fastapi.brokers.broker import (
@@ -14,6 +15,7 @@ from cqrs_fastapi.brokers.broker import (
     Outcome,
     OutgoingMessage,
     Publisher,
+    Revoked,
     Subscription,
     TopicState,
 )
@@ -97,13 +99,26 @@ class MemoryBroker:
         self._publishers.add(publisher)
         return publisher
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
+    async def subscribe(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        revoked: Revoked | None = None,  # noqa: ARG002  # nothing is ever taken away from a member
+        temporary: bool = False,
+    ) -> Subscription:
         await self.ping()
         self.declare_group(group, topics)
         member = Member(topics)
         self._groups[group].members.append(member)
         self._groups[group].wake()
-        return MemorySubscription(self._groups[group], member, self._config.batch)
+        return MemorySubscription(
+            self._groups[group], member, self._config.batch, partial(self._left, group, temporary)
+        )
+
+    def _left(self, group: str, temporary: bool) -> None:
+        if temporary and not self._groups[group].members:
+            self._groups.pop(group).end()
 
     def _deliver(self, messages: Sequence[OutgoingMessage], receipt: Receipt) -> None:
         """Queue a whole call at once, in its order."""

@@ -77,11 +77,12 @@ class Entry:
 class Member:
     """One subscription as its group sees it."""
 
-    __slots__ = ("closed", "topics", "wake")
+    __slots__ = ("closed", "paused", "topics", "wake")
 
     def __init__(self, topics: Iterable[str]) -> None:
         self.topics = frozenset(topics)
         self.wake = asyncio.Event()
+        self.paused: set[tuple[str, int]] = set()
         self.closed = False
 
 
@@ -174,8 +175,15 @@ class Group:
                 lane.put_back()
         self.wake()
 
+    def end(self) -> None:
+        """Nobody will ever consume for this group again: whoever waits for it need not."""
+        for lane in self.lanes.values():
+            for entry in lane.ready:
+                entry.settled()
+        self.lanes.clear()
+
     def _may_take(self, member: Member, place: tuple[str, int], lane: Lane) -> bool:
-        if lane.holder not in {None, member}:
+        if lane.holder not in {None, member} or place in member.paused:
             return False
         topic, partition = place
         sharers = [other for other in self.members if topic in other.topics]

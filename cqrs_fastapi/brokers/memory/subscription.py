@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from cqrs_fastapi.brokers.broker import IncomingMessage
+from cqrs_fastapi.brokers.broker import IncomingMessage, Place
 from cqrs_fastapi.brokers.memory.queues import Group, Member
 from cqrs_fastapi.errors import UnavailableError
 
 
 class MemorySubscription:
-    """One member of a group: it has its partitions for itself until it leaves."""
+    """One member of a group: it has its partitions for itself until it leaves. A partition that is to go to another
+    member goes when all that this one has received of it is settled, so nothing needs to be finished in a hurry.
+    """
 
-    def __init__(self, group: Group, member: Member, batch: int) -> None:
+    def __init__(self, group: Group, member: Member, batch: int, left: Callable[[], None]) -> None:
         self._group = group
         self._member = member
         self._batch = batch
+        self._left = left
 
     async def receive(self) -> Sequence[IncomingMessage]:
         """Wait for messages. Raises UnavailableError when this subscription or the broker is closed meanwhile."""
@@ -26,6 +29,17 @@ class MemorySubscription:
                 return messages
             await self._member.wake.wait()
         raise UnavailableError("this memory subscription is closed; subscribe again")
+
+    def pause(self, place: Place) -> None:
+        self._member.paused.add(place)
+
+    def resume(self, place: Place) -> None:
+        self._member.paused.discard(place)
+        self._member.wake.set()
+
+    def stranded(self) -> Mapping[Place, str]:
+        """None ever: what was not settled is in memory."""
+        return {}
 
     async def settle(self, messages: Sequence[IncomingMessage]) -> None:
         """What another member has taken over since is left alone."""
@@ -38,4 +52,5 @@ class MemorySubscription:
             return
         self._member.closed = True
         self._group.leave(self._member)
+        self._left()
         self._member.wake.set()

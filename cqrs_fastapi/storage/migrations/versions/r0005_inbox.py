@@ -17,9 +17,11 @@ _LETTERS = ("sequence", "ordinal", "retry_at", "dispatched_at", "sent_at")
 def upgrade(op: Operations, names: Names) -> None:
     _sequences(op, names)
     _attempts(op, names)
+    _dispatches(op, names)
 
 
 def downgrade(op: Operations, names: Names) -> None:
+    op.drop_table(names.of("dispatches"), schema=names.schema)
     op.drop_table(names.of("attempts"), schema=names.schema)
     _drop_sequences(op, names)
 
@@ -53,5 +55,18 @@ def _attempts(op: Operations, names: Names) -> None:
         sa.Column("count", sa.Integer, nullable=False),
         sa.Column("counted_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("consumer", "message_id", name=names.of("attempts_pk")),
+        schema=names.schema,
+    )
+
+
+def _dispatches(op: Operations, names: Names) -> None:
+    op.create_table(
+        names.of("dispatches"),
+        sa.Column("consumer", sa.Text, nullable=False),
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("through", sa.BigInteger, nullable=False),
+        sa.Column("dispatched_at", UtcDateTime, nullable=False),
+        sa.PrimaryKeyConstraint("consumer", "topic", "partition", name=names.of("dispatches_pk")),
         schema=names.schema,
     )
