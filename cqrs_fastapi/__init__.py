@@ -51,6 +51,12 @@ from cqrs_fastapi.messages.requests import Command, Query, Request, StreamReques
 from cqrs_fastapi.messages.upcasters import Upcast, upcasts
 from cqrs_fastapi.personal_data.placeholders import is_forgotten
 from cqrs_fastapi.projections.projection import Projection, on
+from cqrs_fastapi.remote.answers import Answer, Replies
+from cqrs_fastapi.remote.client import BrokerClient
+from cqrs_fastapi.remote.errors import RemoteFailedError, RemoteRefusedError, RemoteUnknownOutcomeError
+from cqrs_fastapi.remote.refs import BrokerRefResolver
+from cqrs_fastapi.remote.reply_headers import ReplyHeaders
+from cqrs_fastapi.remote.router import BrokerRouter
 from cqrs_fastapi.runtime.container import CqrsContainer
 from cqrs_fastapi.scheduling.tick import Tick
 from cqrs_fastapi.settings import Settings
@@ -64,8 +70,12 @@ __all__ = [
     "NO_STREAM",
     "STREAM_EXISTS",
     "Aggregate",
+    "Answer",
     "AnyEvent",
     "Behavior",
+    "BrokerClient",
+    "BrokerRefResolver",
+    "BrokerRouter",
     "Changed",
     "CircuitBreaker",
     "Clock",
@@ -108,6 +118,11 @@ __all__ = [
     "Query",
     "Ref",
     "RefResolver",
+    "RemoteFailedError",
+    "RemoteRefusedError",
+    "RemoteUnknownOutcomeError",
+    "Replies",
+    "ReplyHeaders",
     "Repository",
     "Request",
     "RequestHandler",

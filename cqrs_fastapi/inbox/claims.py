@@ -25,12 +25,19 @@ class AlreadySettledError(CqrsError):
 
 
 def claim(
-    connection: Connection, tables: Tables, consumer: str, message_id: UUID, *, status: str, now: datetime
+    connection: Connection,
+    tables: Tables,
+    consumer: str,
+    message_id: UUID,
+    *,
+    status: str,
+    now: datetime,
+    reply: str | None = None,
 ) -> None:
-    """Insert the row. Of several transactions with one (consumer, message) one commits; the others wait for it and
-    get AlreadySettledError.
+    """Insert the row, of a command with its reply. Of several transactions with one (consumer, message) one commits;
+    the others wait for it and get AlreadySettledError.
     """
-    row = {"consumer": consumer, "message_id": message_id, "status": status, "received_at": now}
+    row = {"consumer": consumer, "message_id": message_id, "status": status, "received_at": now, "reply": reply}
     if _claiming(tables, connection.dialect.name).scalar(connection, row) is None:
         raise AlreadySettledError(f"{consumer} has settled message {message_id} before")
 

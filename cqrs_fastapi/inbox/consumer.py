@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection
 
-from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, Subscription
+from cqrs_fastapi.brokers.broker import IncomingMessage, Subscription
 from cqrs_fastapi.dead_letters.parking import Reason
 from cqrs_fastapi.errors import MessageError, UnavailableError, UnknownMessageError
 from cqrs_fastapi.inbox.claims import in_store, settled
@@ -32,6 +33,20 @@ _PAUSE_WHILE_AWAY = 0.5
 _PAUSE_WHILE_FORGETTING = 0.05
 
 
+class Receiver(Protocol):
+    """What the messages of some topics are given to, instead of the handlers of events."""
+
+    async def receive(self, message: IncomingMessage, stop: asyncio.Event) -> bool:
+        """Settle it, however often it was received before; False if it was time to stop before that."""
+        ...
+
+
+class Subscribes(Protocol):
+    """The part of a broker that a consumer needs."""
+
+    async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What the database says about a batch: the messages of the own store, and the pairs that the inbox holds."""
@@ -44,11 +59,12 @@ class _Known:
 class Consumer:
     """One member of the service's consumer group. Partitions are worked on at once, each in its own order."""
 
-    broker: Broker
+    broker: Subscribes
     handlings: Handlings
     registry: EventRegistry
     group: str
     topics: Sequence[str]
+    receivers: Mapping[str, Receiver] = field(default_factory=dict)
     name: str = "consumer"
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -139,6 +155,8 @@ class Consumer:
 
     async def _settle(self, message: IncomingMessage, known: _Known) -> bool:
         """Settle one message for every handler, one after the other; False if it was time to stop before that."""
+        if (receiver := self.receivers.get(message.topic)) is not None:
+            return await receiver.receive(message, self._stop)
         if message_id_of(message) in known.in_store:
             return True
         while not self._stop.is_set():

@@ -55,10 +55,19 @@ def open_message(message: IncomingMessage, registry: EventRegistry, *, max_bytes
     """Its events, mostly one. Raises a MessageError that says what is missing, unknown, malformed or too large."""
     if len(message.payload) > max_bytes:
         raise MessageTooLargeError(what="the payload", size=len(message.payload), limit=max_bytes)
-    headers = {name: _text(name, value) for name, value in message.headers.items()}
+    headers = _texts(message)
     metadata = _metadata(headers, message.sent_at)
     events = registry.read(_required(headers, "type"), _version(headers), message.payload)
     return envelopes_of(events, metadata)
+
+
+def metadata_of(message: IncomingMessage) -> Metadata:
+    """Of a message whose type is known without its headers. Raises MalformedMessageError."""
+    return _metadata(_texts(message), message.sent_at)
+
+
+def _texts(message: IncomingMessage) -> dict[str, str]:
+    return {name: _text(name, value) for name, value in message.headers.items()}
 
 
 def _metadata(headers: Mapping[str, str], sent_at: datetime) -> Metadata:

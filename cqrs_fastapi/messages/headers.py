@@ -10,9 +10,12 @@ from pydantic_core import to_json
 
 from cqrs_fastapi.messages.metadata import Metadata
 
+REPLY_TO, REPLY_TOKEN, REPLY_STATUS = "reply-to", "reply-token", "reply-status"
+"""Between whoever sends a request over the broker and whoever answers it."""
+
 OURS = frozenset(
     {"message-id", "type", "version", "content-type", "time", "correlation-id", "causation-id", "user", "tenant"}
-    | {"traceparent"}
+    | {"traceparent", "outbox-position", REPLY_TO, REPLY_TOKEN, REPLY_STATUS}
 )
 """All other headers are the user's own, `Metadata.headers`."""
 

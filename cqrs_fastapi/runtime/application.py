@@ -25,6 +25,8 @@ from cqrs_fastapi.messages.upcasters import UpcasterMap
 from cqrs_fastapi.personal_data.forgetting import ReadModels
 from cqrs_fastapi.personal_data.key_provider import KeyProvider
 from cqrs_fastapi.projections.projection import ProjectionMap
+from cqrs_fastapi.remote.client import BrokerClient
+from cqrs_fastapi.remote.router import BrokerRouter
 from cqrs_fastapi.runtime.assembly import Blueprint, assemble
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.container import CqrsContainer, give_settings
@@ -70,6 +72,7 @@ class Application:
         self.projections = ProjectionMap()
         self.upcasters = UpcasterMap()
         self.jobs = JobMap()
+        self.brokers = BrokerRouter()
         if requests is not None:
             self.requests.include(requests)
         if events is not None:
@@ -110,6 +113,11 @@ class Application:
     def event_mediator(self) -> EventMediator:
         """The application's own mediator for events. Raises NotRunningError before `open` and after `close`."""
         return self.engine.event_mediator
+
+    @property
+    def broker_client(self) -> BrokerClient:
+        """Sends to other services. Raises NotRunningError before `open` and after `close`."""
+        return self.engine.remote.client
 
     @property
     def streams(self) -> Streams:
@@ -258,6 +266,7 @@ class Application:
             self._behaviors,
             self.jobs.problems(),
             self.upcasters,
+            self.brokers,
         )
 
     @contextmanager

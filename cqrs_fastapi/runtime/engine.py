@@ -45,6 +45,7 @@ from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.health import Check, Probe, Readiness
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
+from cqrs_fastapi.runtime.remote import Remote
 from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
 from cqrs_fastapi.runtime.supervisor import WorkerState
 from cqrs_fastapi.runtime.together import Together
@@ -101,6 +102,7 @@ class Engine:
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
         self.event_mediator = self.kernel.event_mediator_of(None)
+        self.remote = Remote(blueprint.brokers.bindings(), self.broker, self.settings, self.kernel, self._services)
 
     @property
     def registry(self) -> EventRegistry:
@@ -120,9 +122,11 @@ class Engine:
         await self.broker.open()
         # Only now: a broker that is shared counts who has opened it, and another application may still need it.
         self._exits.push_async_callback(_tried, self.broker.close)
+        self._exits.push_async_callback(_tried, self.remote.close)
         for probe in self._probes:
             self._exits.push_async_callback(_tried, probe.close)
         self.broker.declare_group(self.settings.service, self.topics_consumed())
+        self.remote.declare()
 
     async def close(self) -> None:
         """Close what was opened, in the reverse order; every step is tried, also when this is cancelled."""
@@ -189,8 +193,10 @@ class Engine:
             self._relay = Relay(self.database, self.broker, self.settings, self.clock, self.ids, owner=self.ids())
             return self._relay
         if name == "consumer":
-            store = self._reading.worker(self._handlings(), self.ids())
-            return Together("consumer", (store, self._consumer()))
+            handlings = self._handlings()
+            store = self._reading.worker(handlings, self.ids())
+            asked = self.remote.consumers(handlings, self.registry)
+            return Together("consumer", (store, self._consumer(), *asked))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 
     def _consumer(self) -> Worker:
@@ -199,7 +205,9 @@ class Engine:
 
     def topic_creator(self) -> Worker:
         produced = self._routing.topics_of(registered.event_type for registered in self.registry)
-        topics = sorted({*self.topics_consumed(), *produced}) if self.settings.create_topics else []
+        topics = (
+            sorted({*self.topics_consumed(), *produced, *self.remote.topics}) if self.settings.create_topics else []
+        )
         return TopicCreator(self.broker, topics)
 
     def topics_consumed(self) -> list[str]:

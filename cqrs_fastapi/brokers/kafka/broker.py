@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cqrs_fastapi.brokers.broker import Publisher, Subscription
 from cqrs_fastapi.brokers.kafka.client import ping
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
+from cqrs_fastapi.brokers.kafka.listener import KafkaListener
 from cqrs_fastapi.brokers.kafka.publisher import KafkaPublisher
 from cqrs_fastapi.brokers.kafka.subscription import KafkaSubscription
 from cqrs_fastapi.brokers.kafka.topics import ensure_topics
@@ -17,7 +18,7 @@ class KafkaBroker:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._open: list[KafkaPublisher | KafkaSubscription] = []
+        self._open: list[KafkaPublisher | KafkaSubscription | KafkaListener] = []
 
     @property
     def name(self) -> str:
@@ -56,3 +57,11 @@ class KafkaBroker:
         subscription = KafkaSubscription(self._config, group, topics)
         self._open.append(subscription)
         return subscription
+
+    async def listen(self, topics: Sequence[str]) -> Subscription:
+        """As the port says; `create_topics` decides whether a missing topic is made."""
+        await self.ensure_topics(topics)
+        listener = KafkaListener(self._config, topics)
+        await listener.start()
+        self._open.append(listener)
+        return listener

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 
 from cqrs_fastapi.brokers.broker import Delivery, IncomingMessage, Outcome, OutgoingMessage, Publisher, Subscription
@@ -13,7 +14,7 @@ from cqrs_fastapi.brokers.memory import headers
 from cqrs_fastapi.brokers.memory.config import MemoryConfig
 from cqrs_fastapi.brokers.memory.publisher import MemoryPublisher
 from cqrs_fastapi.brokers.memory.queues import ACKNOWLEDGED, Entry, Group, Member, Receipt
-from cqrs_fastapi.brokers.memory.subscription import MemorySubscription
+from cqrs_fastapi.brokers.memory.subscription import MemoryListener, MemorySubscription
 from cqrs_fastapi.clock import Clock, SystemClock
 from cqrs_fastapi.errors import ConfigurationError, UnavailableError
 
@@ -35,6 +36,7 @@ class MemoryBroker:
         self._groups: dict[str, Group] = {}
         self._offsets: defaultdict[tuple[str, int], count[int]] = defaultdict(count)
         self._spread = count()
+        self._listeners = count()
         self._publishers: set[MemoryPublisher] = set()
         self._users = 0
 
@@ -84,6 +86,18 @@ class MemoryBroker:
         self._groups[group].members.append(member)
         self._groups[group].wake()
         return MemorySubscription(self._groups[group], member, self._config.batch)
+
+    async def listen(self, topics: Sequence[str]) -> Subscription:
+        await self.ping()
+        group = f"listener {next(self._listeners)}"
+        subscription = await self.subscribe(group, topics)
+        return MemoryListener(subscription, partial(self._dissolve, group))
+
+    def _dissolve(self, name: str) -> None:
+        """Nobody comes after a listener, so its messages must not be waited for."""
+        group = self._groups.pop(name, None)
+        if group is not None:
+            group.dissolve()
 
     def _deliver(self, messages: Sequence[OutgoingMessage], receipt: Receipt) -> None:
         """Queue a whole call at once, in its order."""

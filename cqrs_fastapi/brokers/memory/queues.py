@@ -174,6 +174,14 @@ class Group:
                 lane.put_back()
         self.wake()
 
+    def dissolve(self) -> None:
+        """Let go of everything: what waits here counts as settled."""
+        for lane in self.lanes.values():
+            lane.put_back()
+            for entry in lane.ready:
+                entry.settled()
+        self.lanes.clear()
+
     def _may_take(self, member: Member, place: tuple[str, int], lane: Lane) -> bool:
         if lane.holder not in {None, member}:
             return False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from cqrs_fastapi.brokers.broker import IncomingMessage
+from cqrs_fastapi.brokers.broker import IncomingMessage, Subscription
 from cqrs_fastapi.brokers.memory.queues import Group, Member
 from cqrs_fastapi.errors import UnavailableError
 
@@ -39,3 +39,21 @@ class MemorySubscription:
         self._member.closed = True
         self._group.leave(self._member)
         self._member.wake.set()
+
+
+class MemoryListener:
+    """A group of one, which is gone with it."""
+
+    def __init__(self, subscription: Subscription, dissolve: Callable[[], None]) -> None:
+        self._subscription = subscription
+        self._dissolve = dissolve
+
+    async def receive(self) -> Sequence[IncomingMessage]:
+        return await self._subscription.receive()
+
+    async def settle(self, messages: Sequence[IncomingMessage]) -> None:
+        await self._subscription.settle(messages)
+
+    async def close(self) -> None:
+        await self._subscription.close()
+        self._dissolve()
