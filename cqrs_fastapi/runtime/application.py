@@ -117,7 +117,7 @@ class Application:
     @property
     def broker_client(self) -> BrokerClient:
         """Sends to other services. Raises NotRunningError before `open` and after `close`."""
-        return self.engine.remote.client
+        return self.engine.broker_client
 
     @property
     def streams(self) -> Streams:

@@ -22,7 +22,6 @@ from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
 from cqrs_fastapi.remote.client import BrokerClient
 from cqrs_fastapi.remote.reply_headers import ReplyHeaders
-from cqrs_fastapi.runtime.remote import Remote
 from cqrs_fastapi.storage.database import Database
 from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
@@ -37,7 +36,7 @@ class Assembly(Protocol):
     def registry(self) -> EventRegistry: ...
 
     @property
-    def remote(self) -> Remote: ...
+    def broker_client(self) -> BrokerClient: ...
 
 
 def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
@@ -50,7 +49,7 @@ def builtins_of(assembly: Assembly) -> Mapping[Any, Builtin]:
         EventStore: Builtin(lambda scope: store_of(unit_of(scope), assembly)),
         OwnAggregates: Builtin(lambda scope: _own_aggregates(scope, assembly)),
         RefResolver: Builtin(lambda scope: _own_aggregates(scope, assembly), replaceable=True),
-        BrokerClient: Builtin(lambda _: assembly.remote.client),
+        BrokerClient: Builtin(lambda _: assembly.broker_client),
         ReplyHeaders: Builtin(lambda _: ReplyHeaders.current(), opens_unit=False),
         RequestMediator: Builtin(lambda scope: scope.mediator),
         EventMediator: Builtin(lambda scope: scope.event_mediator),

@@ -102,7 +102,8 @@ class Engine:
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
         self.event_mediator = self.kernel.event_mediator_of(None)
-        self.remote = Remote(blueprint.brokers.bindings(), self.broker, self.settings, self.kernel, self._services)
+        self._remote = Remote(blueprint.brokers.bindings(), self.broker, self.settings, self.kernel, self._services)
+        self.broker_client = self._remote.client
 
     @property
     def registry(self) -> EventRegistry:
@@ -122,11 +123,11 @@ class Engine:
         await self.broker.open()
         # Only now: a broker that is shared counts who has opened it, and another application may still need it.
         self._exits.push_async_callback(_tried, self.broker.close)
-        self._exits.push_async_callback(_tried, self.remote.close)
+        self._exits.push_async_callback(_tried, self._remote.close)
         for probe in self._probes:
             self._exits.push_async_callback(_tried, probe.close)
         self.broker.declare_group(self.settings.service, self.topics_consumed())
-        self.remote.declare()
+        self._remote.declare()
 
     async def close(self) -> None:
         """Close what was opened, in the reverse order; every step is tried, also when this is cancelled."""
@@ -195,7 +196,7 @@ class Engine:
         if name == "consumer":
             handlings = self._handlings()
             store = self._reading.worker(handlings, self.ids())
-            asked = self.remote.consumers(handlings, self.registry)
+            asked = self._remote.consumers(handlings, self.registry)
             return Together("consumer", (store, self._consumer(), *asked))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 
@@ -206,7 +207,7 @@ class Engine:
     def topic_creator(self) -> Worker:
         produced = self._routing.topics_of(registered.event_type for registered in self.registry)
         topics = (
-            sorted({*self.topics_consumed(), *produced, *self.remote.topics}) if self.settings.create_topics else []
+            sorted({*self.topics_consumed(), *produced, *self._remote.topics}) if self.settings.create_topics else []
         )
         return TopicCreator(self.broker, topics)
 
