@@ -49,7 +49,8 @@ class ReplyHeaders(MutableMapping[str, str]):
     @staticmethod
     def current() -> ReplyHeaders:
         """Those of the message being handled."""
-        return _CURRENT.get() or ReplyHeaders()
+        current = _CURRENT.get()
+        return ReplyHeaders() if current is None else current
 
     def enter(self) -> Token[ReplyHeaders | None]:
         """Make these the current ones in this context."""

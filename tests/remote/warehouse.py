@@ -1,9 +1,9 @@
 """Two services: a warehouse that carries out commands and answers queries, and a shop that sends them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select
@@ -23,6 +23,7 @@ from cqrs_fastapi import (
 )
 from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, OutgoingMessage
 from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.migrations import upgrade
 
 effects = Table("effects", MetaData(), Column("n", Integer, primary_key=True), Column("what", String))
@@ -99,6 +100,8 @@ def warehouse_of(settings: Settings, script: Script, names: Names, broker: Broke
         unit.publish(Reserved(item=command.item))
         headers["shelf"] = f"shelf-of-{command.item}"
         await script.play(command.item, metadata)
+        if command.item == "-1":
+            return "no number"  # type: ignore[return-value]  # what the type checker would have found
         return (await session.execute(select(func.count()).select_from(effects))).scalar_one()
 
     @cqrs.handles(Stock)
@@ -125,6 +128,17 @@ async def prepare(cqrs: CQRS) -> None:
 async def done(cqrs: CQRS) -> list[str]:
     query = select(effects.c.what).order_by(effects.c.n)
     return list(await cqrs.database.read(lambda c: c.execute(query).scalars().all()))
+
+
+async def inbox_rows(cqrs: CQRS) -> Sequence[Any]:
+    inbox = cqrs.database.tables.inbox
+    return await cqrs.database.read(lambda c: c.execute(select(inbox).order_by(inbox.c.message_id)).all())
+
+
+def answered_with(row: Any) -> str:
+    """The status of the reply that an inbox row keeps."""
+    status: str = parse_json(row.reply)["status"]
+    return status
 
 
 async def letters(cqrs: CQRS) -> list[DeadLetter]:

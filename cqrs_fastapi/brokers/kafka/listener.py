@@ -156,9 +156,10 @@ async def _partitions(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> list
     """
     client = consumer._client  # noqa: SLF001 -- aiokafka has no public way to ask before something is assigned
     client.set_topics(topics)
+    found: dict[str, set[int]] = {}
     for _ in range(_LOOKS):
         await client.force_metadata_update()
-        found = {topic: client.cluster.partitions_for_topic(topic) for topic in topics}
+        found = {topic: client.cluster.partitions_for_topic(topic) or set() for topic in topics}
         if all(found.values()):
             return [TopicPartition(topic, number) for topic in topics for number in sorted(found[topic])]
         await asyncio.sleep(_PAUSE)
