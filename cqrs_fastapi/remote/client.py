@@ -9,8 +9,11 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from pydantic.errors import PydanticUserError
+
 from cqrs_fastapi.brokers.broker import OutgoingMessage
 from cqrs_fastapi.errors import CqrsError, MessageTooLargeError, ScopeClosedError
+from cqrs_fastapi.mediation.answer_codec import codec_of_answers
 from cqrs_fastapi.mediation.kernel import Kernel
 from cqrs_fastapi.mediation.scope import Scope, current_scope
 from cqrs_fastapi.messages.forms import Kind, kind_of
@@ -132,6 +135,7 @@ class BrokerClient:
         if kind == "command" and scope is not None:
             scope.require_writable(f"sent the command {name} to {topic}")
             raise InsideUnitOfWorkError(name, topic)
+        _require_answer(type(request))
         metadata = self._metadata(message_id)
         asked = Asked(type(request), topic, metadata.message_id, kind == "command")
         return _Prepared(asked, metadata, self._payload(request))
@@ -165,6 +169,14 @@ def _kind_of(request: object) -> Kind:
     if kind in ("command", "query"):
         return kind
     raise TypeError(f"{type(request).__name__} is neither a Command nor a Query, and cannot be sent over the broker")
+
+
+def _require_answer(cls: type) -> None:
+    """Before anything is sent whose reply could never be read."""
+    try:
+        codec_of_answers(cls)
+    except PydanticUserError:
+        raise TypeError(f"what {cls.__name__} is answered with is nothing that pydantic reads from JSON") from None
 
 
 def _open_scope() -> Scope | None:

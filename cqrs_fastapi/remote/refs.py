@@ -18,6 +18,7 @@ from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.domain.root_entity import RootEntity
 from cqrs_fastapi.domain.root_repository import RootRepository
 from cqrs_fastapi.errors import NotFoundError
+from cqrs_fastapi.mediation.answer_codec import codec_of_answers
 from cqrs_fastapi.messages.requests import Query
 from cqrs_fastapi.remote.client import BrokerClient
 
@@ -92,8 +93,10 @@ def finder_of(
 def _finding_of_mirror(cls: type[Any]) -> type[Any]:
     try:
         mirror: Any = cls
-        return finding_of(mirror)
+        finding = finding_of(mirror)
+        codec_of_answers(finding)
     except PydanticUserError:
         raise UnresolvedRefError(
             f"{cls.__name__} cannot be read from JSON, so that no reply can hold it; make it an ExternalEntity"
         ) from None
+    return finding
