@@ -93,7 +93,7 @@ def finder_of(
 def _finding_of_mirror(cls: type[Any]) -> type[Any]:
     try:
         mirror: Any = cls
-        finding = finding_of(mirror)
+        finding: Any = finding_of(mirror)
         codec_of_answers(finding)
     except PydanticUserError:
         raise UnresolvedRefError(

@@ -175,6 +175,18 @@ async def test_a_query_that_would_change_something_fails(
     assert await letters(warehouse) == []
 
 
+async def test_no_success_is_told_of_a_command_that_was_rolled_back(
+    shop: CQRS, warehouse: CQRS, names: Names, script: Script
+) -> None:
+    script.rolled_back = {"chair"}
+    async with Ear(shop.broker, f"shop-{names.run}.replies") as ear:
+        with pytest.raises(RemoteFailedError):
+            await shop.broker_client.send(Reserve(item="chair"), topic=names("Reserve"))
+
+    assert [reply.headers["reply-status"] for reply in ear.heard] == [b"failure"]
+    assert await done(warehouse) == []
+
+
 @everywhere
 async def test_user_tenant_correlation_and_trace_go_along(
     shop: CQRS, warehouse: CQRS, names: Names, script: Script

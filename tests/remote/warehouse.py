@@ -53,6 +53,7 @@ class Script:
     """What the warehouse's handlers do next, and what they were given."""
 
     raises: dict[str, list[Exception]] = field(default_factory=dict)
+    rolled_back: set[str] = field(default_factory=set)
     waits: dict[str, asyncio.Event] = field(default_factory=dict)
     seen: list[Metadata] = field(default_factory=list)
 
@@ -90,7 +91,6 @@ def settings_of(service: str, database_url: str, broker_url: str) -> Settings:
 
 def warehouse_of(settings: Settings, script: Script, names: Names, broker: Broker | None = None) -> CQRS:
     cqrs = CQRS(settings=settings, broker=broker)
-    cqrs.register(Reserved)
 
     @cqrs.handles(Reserve)
     async def reserve(
@@ -103,6 +103,11 @@ def warehouse_of(settings: Settings, script: Script, names: Names, broker: Broke
         if command.item == "-1":
             return "no number"  # type: ignore[return-value]  # what the type checker would have found
         return (await session.execute(select(func.count()).select_from(effects))).scalar_one()
+
+    @cqrs.on(Reserved, when="in_transaction")
+    async def check(event: Reserved) -> None:
+        if event.item in script.rolled_back:
+            raise RuntimeError("planned, after the handler has returned")
 
     @cqrs.handles(Stock)
     async def stock(query: Stock, session: AsyncSession, metadata: Metadata) -> list[str]:
