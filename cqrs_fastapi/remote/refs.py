@@ -93,8 +93,8 @@ def finder_of(
 def _finding_of_mirror(cls: type[Any]) -> type[Any]:
     try:
         mirror: Any = cls
-        finding: Any = finding_of(mirror)
-        codec_of_answers(finding)
+        finding = finding_of(mirror)
+        codec_of_answers(cast("Any", finding))
     except PydanticUserError:
         raise UnresolvedRefError(
             f"{cls.__name__} cannot be read from JSON, so that no reply can hold it; make it an ExternalEntity"
