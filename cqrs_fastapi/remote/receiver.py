@@ -91,7 +91,7 @@ class RequestReceiver:
             try:
                 return await self._attempt(arrived, stop)
             except AlreadySettledError:
-                continue  # by somebody else meanwhile, whose reply is looked for
+                pass  # by somebody else meanwhile, whose reply is looked for now
             except _UNAVAILABLE as error:
                 # Nothing was written, or it is unknown: the inbox row tells the next attempt.
                 await self._pause(attempts + 1, arrived, error, stop)

@@ -83,10 +83,11 @@ class Remote:
         receiver = RequestReceiver(bindings, handlings, running, settling)
         if topics := self._topics("one"):
             receivers = dict.fromkeys(topics, receiver)
-            yield Consumer(self._broker, handlings, registry, self._group, topics, receivers=receivers)
+            yield Consumer(self._broker, handlings, registry, self._group, topics, receivers, "requests")
         if topics := self._topics("all"):
             receivers = dict.fromkeys(topics, receiver)
-            yield Consumer(EachProcess(self._broker), handlings, registry, self._group, topics, receivers=receivers)
+            everybody = EachProcess(self._broker)
+            yield Consumer(everybody, handlings, registry, self._group, topics, receivers, "requests to all")
 
     async def close(self) -> None:
         """Whoever waits for a reply learns that none will come."""

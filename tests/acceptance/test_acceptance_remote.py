@@ -116,10 +116,12 @@ async def hearing_replies(shop: CQRS) -> AsyncIterator[list[IncomingMessage]]:
             heard.extend(await listener.receive())
 
     task = asyncio.create_task(hear())
-    yield heard
-    task.cancel()
-    await asyncio.wait({task})
-    await listener.close()
+    try:
+        yield heard
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        await listener.close()
 
 
 @contextmanager
