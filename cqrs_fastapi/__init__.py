@@ -61,6 +61,12 @@ from cqrs_fastapi.outbox.outbox import Outbox
 from cqrs_fastapi.outbox.routing import Route
 from cqrs_fastapi.personal_data.placeholders import is_forgotten
 from cqrs_fastapi.projections.projection import Projection, on
+from cqrs_fastapi.remote.answers import Answer, Replies
+from cqrs_fastapi.remote.client import BrokerClient
+from cqrs_fastapi.remote.errors import RemoteFailedError, RemoteRefusedError, RemoteUnknownOutcomeError
+from cqrs_fastapi.remote.refs import BrokerRefResolver
+from cqrs_fastapi.remote.reply_headers import ReplyHeaders
+from cqrs_fastapi.remote.router import BrokerRouter
 from cqrs_fastapi.runtime.container import CqrsContainer
 from cqrs_fastapi.scheduling.tick import Tick
 from cqrs_fastapi.settings import Settings
@@ -74,8 +80,12 @@ __all__ = [
     "NO_STREAM",
     "STREAM_EXISTS",
     "Aggregate",
+    "Answer",
     "AnyEvent",
     "Behavior",
+    "BrokerClient",
+    "BrokerRefResolver",
+    "BrokerRouter",
     "Changed",
     "CircuitBreaker",
     "Clock",
@@ -128,6 +138,11 @@ __all__ = [
     "ReceivedMessage",
     "Ref",
     "RefResolver",
+    "RemoteFailedError",
+    "RemoteRefusedError",
+    "RemoteUnknownOutcomeError",
+    "Replies",
+    "ReplyHeaders",
     "Repository",
     "Request",
     "RequestHandler",

@@ -183,12 +183,15 @@ class Broker(Protocol):
 
     async def publisher(self) -> Publisher: ...
 
-    async def subscribe(
-        self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None, temporary: bool = False
-    ) -> Subscription:
-        """Join a consumer group; it starts at the oldest message that no member of the group has settled.
+    async def subscribe(self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None) -> Subscription:
+        """Join a consumer group; it starts at the oldest message that no member of the group has settled."""
+        ...
 
-        A `temporary` group is this subscription's alone: it starts with what is published from now on, and ends with
-        the subscription.
+    async def listen(self, topics: Sequence[str]) -> Subscription:
+        """Receive what is published to these topics from now on, in this process alone and without a group.
+
+        What is published after the return of this call is received, also when the broker was away meanwhile, unless
+        its retention has passed it. Nothing is kept for whoever stops listening, and `settle` keeps nothing either.
+        Raises UnavailableError if the broker is away or a topic does not exist.
         """
         ...

@@ -71,17 +71,16 @@ class PrefixedBroker:
     async def publisher(self) -> Publisher:
         return _PrefixedPublisher(await self.inner.publisher(), self.prefix)
 
-    async def subscribe(
-        self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None, temporary: bool = False
-    ) -> Subscription:
+    async def subscribe(self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None) -> Subscription:
         async def told(places: Collection[Place]) -> None:
             if revoked is not None:
                 await revoked([Place(self._here(place.topic), place.partition) for place in places])
 
-        subscription = await self.inner.subscribe(
-            self.prefix + group, self._there(topics), revoked=told, temporary=temporary
-        )
+        subscription = await self.inner.subscribe(self.prefix + group, self._there(topics), revoked=told)
         return _PrefixedSubscription(subscription, self.prefix)
+
+    async def listen(self, topics: Sequence[str]) -> Subscription:
+        return _PrefixedSubscription(await self.inner.listen(self._there(topics)), self.prefix)
 
     def _there(self, topics: Sequence[str]) -> list[str]:
         return [self.prefix + topic for topic in topics]

@@ -46,12 +46,13 @@ def claim(
     status: str,
     now: datetime,
     key: str | None = None,
+    reply: str | None = None,
 ) -> None:
-    """Insert the row. Of several transactions with one (consumer, message) one commits; the others wait for it and
-    get AlreadySettledError. With the name of a `key`, KeyClosedError if it is closed for the handler: the same
-    statement asks.
+    """Insert the row, of a command with its reply. Of several transactions with one (consumer, message) one commits;
+    the others wait for it and get AlreadySettledError. With the name of a `key`, KeyClosedError if it is closed for
+    the handler: the same statement asks.
     """
-    row = {"consumer": consumer, "message_id": message_id, "status": status, "received_at": now}
+    row = {"consumer": consumer, "message_id": message_id, "status": status, "received_at": now, "reply": reply}
     if key is not None:
         taken = _claiming_open(tables, connection.dialect.name).scalar(connection, {**row, "closed": key})
     else:

@@ -37,14 +37,15 @@ class Prefetch:
 
 @dataclass(slots=True)
 class Consumer:
-    """One member of a consumer group, with a receiver for each topic. The group of a `temporary` one is its own."""
+    """One member of a consumer group, with a receiver for each topic. Without a group it hears all that is published
+    while it runs.
+    """
 
     broker: Broker
     receivers: Mapping[str, Receiver]
-    group: str
+    group: str | None
     bounds: Bounds
     prefetch: Prefetch
-    temporary: bool = False
     name: str = "consumer"
     _subscription: Subscription | None = None
     _lanes: dict[Place, Lane] = field(default_factory=dict)
@@ -88,9 +89,10 @@ class Consumer:
         """A broker that is away at the start is waited for."""
         while not stop.is_set():
             try:
-                return await self.broker.subscribe(
-                    self.group, sorted(self.receivers), revoked=self._give_up, temporary=self.temporary
-                )
+                topics = sorted(self.receivers)
+                if self.group is None:
+                    return await self.broker.listen(topics)
+                return await self.broker.subscribe(self.group, topics, revoked=self._give_up)
             except UnavailableError as error:
                 log.warning("broker_unavailable", worker=self.name, error=str(error))
                 await wait_for(stop, _PAUSE_WHILE_AWAY)

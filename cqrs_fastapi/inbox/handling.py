@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -128,6 +130,24 @@ class Handlings:
             closed.add(key)
         return settlement
 
+    @asynccontextmanager
+    async def in_doubt(self, consumer: str, message_id: UUID, *, limit: int) -> AsyncIterator[int]:
+        """A block for one dispatch of a message that a process may have died of: alone, and written down before it
+        begins, so that if this process dies of it, its successor can tell. How many have died; HandlerCrashedError
+        instead of one more than the limit.
+        """
+        mine, now = (self.database.tables, consumer, message_id), self.kernel.clock.now()
+        async with self.doubts.turn:
+            died = await self.database.write(
+                lambda connection: attempts.count_dispatch(connection, *mine, limit=limit, now=now)
+            )
+            try:
+                yield died
+            except Exception:
+                await self.database.write(lambda connection: attempts.take_back(connection, *mine))
+                raise
+        self.doubts.settle(consumer, message_id)
+
     def judge(self, handling: Handling) -> Judge:
         return Judge(handling.on_failure, self.settings)
 
@@ -180,19 +200,8 @@ class Handlings:
             await self.kernel.pipelines.run(case.handling, case.envelope.event, case.envelope.metadata, guard)
 
     async def _attempt_in_doubt(self, case: Case, judge: Judge, tries: _Tries) -> None:
-        """Alone, and written down before it begins: if this process dies of it, its successor can tell."""
-        tables, now = self.database.tables, self.kernel.clock.now()
-        mine = (tables, case.consumer, case.message_id)
-        async with self.doubts.turn:
-            tries.died = await self.database.write(
-                lambda connection: attempts.count_dispatch(connection, *mine, limit=judge.limit, now=now)
-            )
-            try:
-                await self._attempt(case, tries)
-            except Exception:
-                await self.database.write(lambda connection: attempts.take_back(connection, *mine))
-                raise
-        self.doubts.settle(case.consumer, case.message_id)
+        async with self.in_doubt(case.consumer, case.message_id, limit=judge.limit) as tries.died:
+            await self._attempt(case, tries)
 
     def _guard(self, handling: Handling, envelope: Envelope, also: AlsoWrite | None, *, key: str | None) -> Guard:
         tables, now, message_id = self.database.tables, self.kernel.clock.now(), envelope.metadata.message_id

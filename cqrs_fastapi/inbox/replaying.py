@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
@@ -47,6 +47,9 @@ from cqrs_fastapi.personal_data.tokens import PREFIX
 
 log = structlog.get_logger("cqrs_fastapi")
 
+Replay = Callable[[Letter], Awaitable[None]]
+"""One attempt, whose transaction takes the letter away; its error is the caller's."""
+
 _SLACK = timedelta(seconds=30)
 _OPENED_AGAIN, _PAUSE_WHILE_FORGETTING = 5, 0.05
 
@@ -72,10 +75,13 @@ class ReplayFailedError(CqrsError):
 
 @dataclass(frozen=True, slots=True)
 class Replaying:
-    """Replays letters of handlers and of groups. Those of the relay go back to the outbox, see `dead_letters`."""
+    """Replays letters of handlers and of groups, and by `others` those of the consumers that it names. Those of the
+    relay go back to the outbox, see `dead_letters`.
+    """
 
     handlings: Handlings
     registry: EventRegistry
+    others: Mapping[str, Replay] = field(default_factory=dict)
 
     @property
     def patience(self) -> timedelta:
@@ -100,7 +106,7 @@ class Replaying:
         try:
             if by_itself:
                 self._require_alive(letter)
-            await self._give(letter)
+            await self.others.get(letter.consumer, self._give)(letter)
         except (UnknownOutcomeError, LetterTakenError):
             raise  # whether it is still there, the next one finds out
         except Exception as error:

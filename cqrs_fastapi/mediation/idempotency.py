@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
-
-from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cqrs_fastapi.errors import HandlerNotFoundError, IdempotencyKeyReusedError, UnknownOutcomeError
-from cqrs_fastapi.mediation.answers import result_of
+from cqrs_fastapi.mediation.answer_codec import codec_of_answers
 from cqrs_fastapi.mediation.behaviors import Next
 from cqrs_fastapi.mediation.frame import Frame
 from cqrs_fastapi.mediation.scope import Scope
@@ -107,7 +103,7 @@ class _Once:
 
     async def _handle(self, body: Body, scope: Scope, message: object) -> object:
         result = await body(scope, message)
-        scope.unit_of_work.remember(self.attempt, _codec_of_answers(self.handling.message_type).encode(result))
+        scope.unit_of_work.remember(self.attempt, codec_of_answers(self.handling.message_type).encode(result))
         return result
 
     async def _recorded(self) -> _Answer | None:
@@ -116,7 +112,7 @@ class _Once:
             return None
         if found.fingerprint != self.attempt.fingerprint:
             raise IdempotencyKeyReusedError(self.attempt.command, self.attempt.key)
-        return _Answer(_codec_of_answers(self.handling.message_type).decode(found.response))
+        return _Answer(codec_of_answers(self.handling.message_type).decode(found.response))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +120,6 @@ class _Answer:
     """Wrapped, since an answer may be None."""
 
     value: object
-
-
-@dataclass(frozen=True, slots=True)
-class _AnswerCodec:
-    encode: Callable[[object], str]
-    decode: Callable[[str], object]
 
 
 def _attempt(request: object, key: str, metadata: Metadata) -> Attempt:
@@ -141,20 +131,3 @@ def _attempt(request: object, key: str, metadata: Metadata) -> Attempt:
 @lru_cache(maxsize=1024)
 def _codec_of(request_type: type) -> JsonCodec:
     return codec_for(request_type)
-
-
-@lru_cache(maxsize=1024)
-def _codec_of_answers(request_type: type) -> _AnswerCodec:
-    result = result_of(request_type)
-    adapter: TypeAdapter[Any] = TypeAdapter(Any if result is None else result)
-
-    def encode(value: object) -> str:
-        try:
-            return adapter.dump_json(value, warnings="error").decode()
-        except PydanticSerializationError as error:
-            raise TypeError(
-                f"what {request_type.__name__} is answered with cannot be kept as JSON ({error}); "
-                "an idempotency key needs an answer that can"
-            ) from None
-
-    return _AnswerCodec(encode, adapter.validate_json)

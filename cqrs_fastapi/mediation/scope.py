@@ -37,8 +37,10 @@ class UnitOfWorkPort(Protocol):
         """Add an event that belongs to no aggregate."""
         ...
 
-    def join(self, work: Callable[[Connection], None], /) -> None:
-        """Run `work` in the transaction of the commit, before anything else of it."""
+    def join(self, work: Callable[[Connection], None], /, *, sends: bool = False) -> None:
+        """Run `work` in the transaction of the commit, before anything else of it. One that `sends` has put something
+        into the outbox.
+        """
         ...
 
     def remember(self, attempt: Attempt, response: str, /) -> None:

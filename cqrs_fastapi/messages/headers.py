@@ -17,9 +17,13 @@ from pydantic_core import PydanticSerializationError, to_json
 from cqrs_fastapi.errors import MalformedMessageError, MessageTooLargeError
 from cqrs_fastapi.messages.metadata import NO_HEADERS, Metadata
 
+REPLY_TO, REPLY_TOKEN, REPLY_STATUS = "reply-to", "reply-token", "reply-status"
+"""Between whoever sends a request over the broker and whoever answers it."""
+
 OURS = frozenset(
     {"message-id", "type", "version", "content-type", "time", "correlation-id", "causation-id", "user", "tenant"}
     | {"traceparent", "content-encoding", "outbox-position", "source-stream"}
+    | {REPLY_TO, REPLY_TOKEN, REPLY_STATUS}
 )
 """All other headers are the user's own, `Metadata.headers`."""
 

@@ -94,7 +94,7 @@ def event_row(
     source = stream or f"{category}-{metadata.message_id}"
     named = {} if address.key in (None, source) and stream is None else {SOURCE: source}
     headers = render_headers(metadata, definition.version, named)
-    return _row(metadata, address, payload, headers, kind=definition.name, category=category, identity=stream or "")
+    return row_of(metadata, address, payload, headers, kind=definition.name, category=category, identity=stream or "")
 
 
 def outbound_of(row: Mapping[str, Any]) -> Outbound:
@@ -121,12 +121,12 @@ def raw_row(
     if size > max_bytes:
         raise MessageTooLargeError(what=f"a message for {address.topic!r}", size=size, limit=max_bytes)
     kind = given.get("type", "")
-    return _row(
+    return row_of(
         metadata, address, payload, rendered.decode(), kind=kind, category=address.topic, identity=address.key or ""
     )
 
 
-def _row(
+def row_of(
     metadata: Metadata,
     address: Address,
     payload: bytes,
@@ -136,6 +136,7 @@ def _row(
     category: str,
     identity: str,
 ) -> dict[str, Any]:
+    """A row, with two values beside its columns: `delay` and `ordered`, see `Due` and `Address`."""
     due, message_id = address.due, metadata.message_id
     bucket = home_of(address.key, message_id)
     return {

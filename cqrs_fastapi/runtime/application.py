@@ -14,8 +14,6 @@ from cqrs_fastapi.errors import ConfigurationError, NotRunningError
 from cqrs_fastapi.mediation.behaviors import Behavior
 from cqrs_fastapi.mediation.event_map import EventMap
 from cqrs_fastapi.mediation.event_mediator import EventMediator
-from cqrs_fastapi.mediation.injection import Injector
-from cqrs_fastapi.mediation.providers import index
 from cqrs_fastapi.mediation.request_map import RequestMap
 from cqrs_fastapi.mediation.request_mediator import RequestMediator
 from cqrs_fastapi.mediation.scope import Scope
@@ -28,12 +26,12 @@ from cqrs_fastapi.outbox.outbox import Outbox
 from cqrs_fastapi.outbox.queue import OutboxQueue
 from cqrs_fastapi.outbox.relay import Only
 from cqrs_fastapi.outbox.routing import Route, RoutingFunction
-from cqrs_fastapi.outbox.session_outbox import Office
 from cqrs_fastapi.personal_data.forgetting import ReadModels
 from cqrs_fastapi.personal_data.key_provider import KeyProvider
 from cqrs_fastapi.projections.projection import ProjectionMap
-from cqrs_fastapi.runtime.assembly import Blueprint, assemble
-from cqrs_fastapi.runtime.builtins import builtins_of
+from cqrs_fastapi.remote.client import BrokerClient
+from cqrs_fastapi.remote.router import BrokerRouter
+from cqrs_fastapi.runtime.assembly import Blueprint
 from cqrs_fastapi.runtime.container import CqrsContainer, give_settings, replace_providers
 from cqrs_fastapi.runtime.dead_letters import DeadLetters
 from cqrs_fastapi.runtime.engine import Engine
@@ -80,6 +78,7 @@ class Application:
         self.projections = ProjectionMap()
         self.upcasters = UpcasterMap()
         self.jobs = JobMap()
+        self.brokers = BrokerRouter()
         if requests is not None:
             self.requests.include(requests)
         if events is not None:
@@ -125,6 +124,11 @@ class Application:
         return self.engine.event_mediator
 
     @property
+    def broker_client(self) -> BrokerClient:
+        """Sends to other services. Raises NotRunningError before `open` and after `close`."""
+        return self.engine.broker_client
+
+    @property
     def streams(self) -> Streams:
         """Archives, truncates and deletes streams. Raises NotRunningError before `open` and after `close`."""
         return Streams(self.engine)
@@ -143,7 +147,7 @@ class Application:
     @property
     def topics(self) -> Topics:
         """The topics of the application, to be checked and created. Nothing of it need be open."""
-        engine = Engine(self.container, self._blueprint(), self._overrides)
+        engine = self._engine_to_be()
         return Topics(engine.broker, engine.settings, engine.topics)
 
     @property
@@ -156,12 +160,7 @@ class Application:
         """The events that it can read, by classes and upcasters; for tools, and also before `open`. RegistrationError
         if something is wrong with what was bound so far. Nothing is opened.
         """
-        injector = Injector(builtins_of(self), index(self.container), self._overrides)
-        return assemble(self._blueprint(), injector).registry
-
-    @property
-    def office(self) -> Office:
-        return self.engine.office
+        return self._engine_to_be().registry
 
     @property
     def personal_data(self) -> DataSubjects:
@@ -209,7 +208,7 @@ class Application:
         """
         if self._engine is not None:
             return
-        engine = Engine(self.container, self._blueprint(), self._overrides)
+        engine = self._engine_to_be()
         try:
             await engine.open()
         except BaseException:
@@ -279,8 +278,9 @@ class Application:
         """A worker to be run by somebody else, for instance as a process of its own."""
         return self.engine.worker(name)
 
-    def _blueprint(self) -> Blueprint:
-        return Blueprint(
+    def _engine_to_be(self) -> Engine:
+        """Everything is checked, and nothing opened."""
+        blueprint = Blueprint(
             self.requests,
             self.events,
             self.projections,
@@ -292,7 +292,9 @@ class Application:
             self._route,
             self._envelopes,
             self._codecs,
+            self.brokers,
         )
+        return Engine(self.container, blueprint, self._overrides)
 
     def _recompile(self) -> None:
         if self._engine is not None:

@@ -31,6 +31,7 @@ from cqrs_fastapi.messages.registry import EventRegistry, clash
 from cqrs_fastapi.messages.upcasters import UpcasterMap
 from cqrs_fastapi.outbox.routing import Route, RoutingFunction
 from cqrs_fastapi.projections.projection import ProjectionMap
+from cqrs_fastapi.remote.router import BrokerRouter, problems_of
 from cqrs_fastapi.runtime.folds import fold_problems
 from cqrs_fastapi.scheduling.job import Job
 from cqrs_fastapi.scheduling.tick import Tick
@@ -51,9 +52,15 @@ class Blueprint:
     route: RoutingFunction = Route.of
     envelopes: Mapping[str, Envelope] = field(default_factory=dict)
     codecs: Mapping[type[AnyEvent], Codec] = field(default_factory=dict)
+    brokers: BrokerRouter = field(default_factory=BrokerRouter)
 
     def request_bindings(self) -> list[RequestBinding]:
-        return self.requests.bindings()
+        return [*self.requests.bindings(), *self.brokers.request_bindings()]
+
+    def requests_needed(self) -> list[type]:
+        """Those that somebody counts on having a handler, each once."""
+        by_topic = [binding.request_type for binding in self.brokers.bindings()]
+        return [cls for cls in dict.fromkeys((*self.registered, *by_topic)) if kind_of(cls) is not None]
 
     def event_bindings(self) -> list[EventBinding]:
         return [*self.events.bindings(), *self.projections.bindings()]
@@ -76,8 +83,7 @@ def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
     problems = injector.problems
     problems.extend(blueprint.job_problems)
     problems.extend(blueprint.projections.problems())
-    registered_requests = [cls for cls in blueprint.registered if kind_of(cls) is not None]
-    compiler.compile_requests(blueprint.request_bindings(), registered_requests)
+    compiler.compile_requests(blueprint.request_bindings(), blueprint.requests_needed())
     compiler.compile_events(blueprint.event_bindings())
     jobs = {job.name: compiler.compile_job(job.handler, Tick, job.behaviors) for job in blueprint.jobs}
     resolver = compiler.compile_job(give_resolver, object, ())  # it is a function with injected parameters like any
@@ -85,6 +91,7 @@ def assemble(blueprint: Blueprint, injector: Injector) -> Assembled:
         (compiler.pipelines.resolver,) = resolver.bodies
     event_types = _event_types(blueprint, injector, problems)
     problems.extend(_clashes(event_types))
+    problems.extend(problems_of(blueprint.brokers.bindings(), event_types))
     upcasters = blueprint.upcasters.upcasters()
     problems.extend(fold_problems(_aggregates(blueprint, injector), _handlers(blueprint), upcasters))
     problems.extend(blueprint.upcasters.problems())

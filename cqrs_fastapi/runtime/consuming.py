@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.brokers.broker import Broker
 from cqrs_fastapi.errors import ConfigurationError
-from cqrs_fastapi.identity import IdFactory
 from cqrs_fastapi.inbox.batches import Batches
 from cqrs_fastapi.inbox.consumer import Consumer, Prefetch
 from cqrs_fastapi.inbox.dispatches import Dispatches
@@ -31,18 +30,16 @@ class OffsetLostError(NotReadyError):
 
 
 class Consuming:
-    """`topics` are those of the service's group. The group of this process has a name that no other start of it had."""
+    """`topics` are those of the service's group, `all_topics` also those that each process hears by itself."""
 
-    def __init__(
-        self, broker: Broker, settings: Settings, routing: Routing, pipelines: Pipelines, ids: IdFactory
-    ) -> None:
+    def __init__(self, broker: Broker, settings: Settings, routing: Routing, pipelines: Pipelines) -> None:
         self._broker = broker
         self._settings = settings
         self._routing = routing
-        self._group_of_process = f"{settings.service}.process-{ids().hex}"
         self._consumers: tuple[Consumer, ...] = ()
         self.topics = routing.topics_of(pipelines.durable)
         self._topics_of_process = routing.topics_of(pipelines.each_process)
+        self.all_topics = sorted({*self.topics, *self._topics_of_process})
         for event_type, handlings in pipelines.each_process.items():
             if routing.topic_of(event_type) is None:
                 raise ConfigurationError(
@@ -74,14 +71,7 @@ class Consuming:
         prefetch = Prefetch(self._settings.consumer_prefetch, self._settings.consumer_prefetch_bytes)
         self._consumers = (
             Consumer(self._broker, dict.fromkeys(self.topics, events), service, bounds, prefetch),
-            Consumer(
-                self._broker,
-                dict.fromkeys(self._topics_of_process, mine),
-                self._group_of_process,
-                bounds,
-                prefetch,
-                temporary=True,
-            ),
+            Consumer(self._broker, dict.fromkeys(self._topics_of_process, mine), None, bounds, prefetch),
         )
         return self._consumers
 

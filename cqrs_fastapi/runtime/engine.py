@@ -53,6 +53,7 @@ from cqrs_fastapi.runtime.override import is_running_here
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
 from cqrs_fastapi.runtime.relaying import Relaying
+from cqrs_fastapi.runtime.remote import Remote
 from cqrs_fastapi.runtime.resources import start_resources, stop_resources, tried
 from cqrs_fastapi.runtime.scopes import own_scope
 from cqrs_fastapi.runtime.snapshot_writer import SnapshotWriter
@@ -107,7 +108,7 @@ class Engine:
         self._routing = Routing(blueprint.route)
         self._routing.check(self.registry)
         pipelines = self._assembled.compiler.pipelines
-        self._consuming = Consuming(self.broker, self.settings, self._routing, pipelines, self.ids)
+        self._consuming = Consuming(self.broker, self.settings, self._routing, pipelines)
         self._probes += self._consuming.probes()
         if self._reading.starts.readers or self._topics_sent():
             self._probes.append(letters_probe(self.database))
@@ -127,6 +128,8 @@ class Engine:
         self.kernel = self._kernel(self._assembled)
         self.mediator = self.kernel.mediator_of(None)
         self.event_mediator = self.kernel.event_mediator_of(None)
+        self._remote = Remote(blueprint.brokers.bindings(), self.broker, self.settings, self.kernel, self._services)
+        self.broker_client = self._remote.client
 
     @property
     def registry(self) -> EventRegistry:
@@ -153,9 +156,11 @@ class Engine:
         await self.broker.open()
         # Only now: a broker that is shared counts who has opened it, and another application may still need it.
         self._exits.push_async_callback(tried, self.broker.close)
+        self._exits.push_async_callback(tried, self._remote.close)
         for probe in (*self._probes, self._relaying.probe):
             self._exits.push_async_callback(tried, probe.close)
         self._consuming.declare()
+        self._remote.declare()
 
     async def close(self) -> None:
         """Close what was opened, in the reverse order; every step is tried, also when this is cancelled."""
@@ -218,9 +223,11 @@ class Engine:
         if name == "relay":
             return self.relay(Only())
         if name == "consumer":
-            store = self._reading.worker(self._handlings(), self.ids())
-            consumers = self._consuming.consumers(self._handlings(), self.registry, self._begin, self._committed)
-            return Together("consumer", (store, *consumers, letters_worker(self.replaying())))
+            handlings = self._handlings()
+            store = self._reading.worker(handlings, self.ids())
+            events = self._consuming.consumers(handlings, self.registry, self._begin, self._committed)
+            requests = self._remote.consumers(handlings)
+            return Together("consumer", (store, *events, *requests, letters_worker(self.replaying())))
         return Scheduler(self._blueprint.jobs, self._assembled.jobs, self.kernel, self.database, self.settings)
 
     def relay(self, only: Only) -> Relay:
@@ -232,10 +239,11 @@ class Engine:
 
     def topics(self) -> list[str]:
         """Those that events are sent to or come from, without the prefix of the environment."""
-        return sorted({*self._consuming.topics, *self._topics_sent()})
+        return sorted({*self._consuming.all_topics, *self._topics_sent(), *self._remote.topics})
 
     def replaying(self) -> Replaying:
-        return Replaying(self._handlings(), self.registry)
+        handlings = self._handlings()
+        return Replaying(handlings, self.registry, self._remote.replays(handlings))
 
     def _topics_sent(self) -> list[str]:
         return self._routing.topics_of(registered.event_type for registered in self.registry)

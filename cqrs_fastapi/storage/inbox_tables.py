@@ -30,6 +30,7 @@ def inbox_table(metadata: MetaData, names: Names) -> Table:
         Column("message_id", Uuid, nullable=False),
         text("status"),
         moment("received_at"),
+        Column("reply", JsonText),
         PrimaryKeyConstraint("consumer", "message_id", name=names.of("inbox_pk")),
         Index(names.of("inbox_received_at_ix"), "received_at"),
         schema=names.schema,

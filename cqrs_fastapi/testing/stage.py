@@ -11,6 +11,7 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cqrs_fastapi.domain.aggregate import Aggregate
+from cqrs_fastapi.domain.own_aggregates import OwnAggregates
 from cqrs_fastapi.domain.refs import RefResolver
 from cqrs_fastapi.domain.repository import Repository
 from cqrs_fastapi.errors import ConcurrencyError
@@ -23,7 +24,7 @@ from cqrs_fastapi.mediation.scope import Scope
 from cqrs_fastapi.messages.events import AnyEvent, definition_of
 from cqrs_fastapi.messages.metadata import Metadata
 from cqrs_fastapi.messages.registry import EventRegistry
-from cqrs_fastapi.runtime.builtins import OwnAggregates, unit_of
+from cqrs_fastapi.runtime.builtins import unit_of
 from cqrs_fastapi.storage.tables import build_tables
 from cqrs_fastapi.unit_of_work.services import Services
 from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
@@ -97,7 +98,7 @@ class StagedUnitOfWork(UnitOfWork):
         definition_of(type(event))
         self._published.append(event)
 
-    def join(self, _: Callable[[Connection], None], /) -> None:
+    def join(self, _: Callable[[Connection], None], /, *, sends: bool = False) -> None:  # noqa: ARG002
         """See OutOfReachError."""
         _out_of_reach("a transaction to join")
 

@@ -63,6 +63,7 @@ class UnitOfWork:
         "_record",
         "_savepoints",
         "_seen",
+        "_sends",
         "_services",
         "_session",
         "_session_is_ours",
@@ -86,6 +87,7 @@ class UnitOfWork:
         self._drafts: list[Draft] = []
         self._unreacted: list[Draft] = []
         self._joined: list[Work] = []
+        self._sends = False
         self._record: IdempotencyRecord | None = None
         self._condition: Condition | None = None
         self._savepoints: list[Savepoint] | None = None
@@ -149,9 +151,12 @@ class UnitOfWork:
         """Whether it belongs to a query."""
         return self._read_only
 
-    def join(self, work: Work, /) -> None:
-        """Run `work` in the commit's transaction, before the events are appended; its error rolls everything back."""
+    def join(self, work: Work, /, *, sends: bool = False) -> None:
+        """Run `work` in the commit's transaction, before the events are appended; its error rolls everything back. One
+        that `sends` has put something into the outbox.
+        """
         self._joined.append(work)
+        self._sends = self._sends or sends
 
     def remember(self, attempt: Attempt, response: str, /) -> None:
         """Write with the commit what the attempt is answered with; the commit raises RepeatedError if another was."""
@@ -224,9 +229,10 @@ class UnitOfWork:
         except ForgottenMeanwhileError as error:
             self._disclosed.forget(error.key_ids)
             raise
-        if prepared.sends and (self._session is None or self._session_is_ours):
+        sends = prepared.sends or self._sends
+        if sends and (self._session is None or self._session_is_ours):
             services.wake()
-        elif prepared.sends and self._session is not None:
+        elif sends and self._session is not None:
             wake_after_commit(self._session.sync_session, services.wake)
 
     async def _commit(self, prepared: Prepared) -> None:

@@ -28,6 +28,7 @@ from cqrs_fastapi.errors import (
     UnavailableError,
     UnknownOutcomeError,
 )
+from cqrs_fastapi.remote.errors import RemoteFailedError
 from cqrs_fastapi.web.json_text import MalformedTextError
 from cqrs_fastapi.web.problems import FieldProblem, Problem, code_of, phrase
 
@@ -67,6 +68,7 @@ _ANSWERS: Final[Mapping[type[BaseException], Answer]] = {
         "It may have happened: the answer to the commit was lost. Look before you repeat it, "
         "or repeat it only with the Idempotency-Key of the first attempt.",
     ),
+    RemoteFailedError: Answer(502, "Another service could not do it; nothing was done until now."),
     TimeoutError: Answer(504, "The request was not answered in time."),
 }
 

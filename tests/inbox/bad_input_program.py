@@ -15,7 +15,7 @@ import bad_input
 from bad_input import HANDLED, NAMES, Case, application, corpus, native
 
 from cqrs_fastapi import CQRS, Settings
-from cqrs_fastapi.brokers.broker import IncomingMessage, OutgoingMessage
+from cqrs_fastapi.brokers.broker import IncomingMessage, OutgoingMessage, Place, Revoked
 from cqrs_fastapi.dead_letters.parking import Letter, newest
 
 ROUNDS = 3
@@ -45,8 +45,14 @@ class RawTopics:
     async def publish(self, messages: Sequence[OutgoingMessage]) -> Any:
         raise NotImplementedError
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> Any:
+    async def subscribe(self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None) -> Any:
         return self
+
+    def pause(self, place: Place) -> None: ...
+    def resume(self, place: Place) -> None: ...
+
+    def stranded(self) -> dict[Place, str]:
+        return {}
 
     async def receive(self) -> Sequence[IncomingMessage]:
         while not self.waiting:
@@ -120,7 +126,7 @@ async def run(url: str) -> dict[str, Any]:
             await give(topics, cases, 1000 * number)
             rounds.append(memory("VmRSS"))
         ready = await cqrs.readiness()
-        await give(topics, [native("at last", HANDLED, b'{"what":"at last"}')], 0)
+        await give(topics, [native("at last", HANDLED, b'{"what":"at last"}')], 1000 * (ROUNDS + 1))
         peak = memory("VmHWM")
         found = await letters(cqrs)
     parked = {letter.offset - 1000: letter for letter in found if 1000 <= letter.offset < 2000}

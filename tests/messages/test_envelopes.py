@@ -248,9 +248,10 @@ def test_a_codec_gives_the_data_another_form_and_json_is_still_read(envelope: En
 
 
 def test_what_has_no_type_is_sent_as_it_is() -> None:
-    raw = Outbound(ID, "", "orders", "k", b"\x00raw", {"a": "b"})
+    headers = {"a": "b", "content-type": "image/png"}
+    raw = Outbound(ID, "", "orders", "k", b"\x00raw", headers)
     for envelope in (Native(compress_above=1), CloudEvents("/s")):
-        assert Envelopes({"orders": envelope}).build(raw) == Sealed(b"\x00raw", {"a": "b", "message-id": str(ID)})
+        assert Envelopes({"orders": envelope}).build(raw) == Sealed(b"\x00raw", {**headers, "message-id": str(ID)})
 
 
 @pytest.mark.parametrize("envelope", [None, Native(), CloudEvents("/s"), CloudEvents("/s", "structured")])

@@ -204,7 +204,7 @@ class AwayBroker:
     async def publisher(self) -> AwayBroker:
         return self
 
-    async def subscribe(self, group: str, topics: Sequence[str]) -> AwayBroker:
+    async def subscribe(self, group: str, topics: Sequence[str], **_: Any) -> AwayBroker:
         self._require()
         return self
 

@@ -11,10 +11,12 @@ from tools.servers.errors import ServerError
 LOOPBACK = "127.0.0.1"
 _LOWEST = 15_000
 _TRIES = 200
+_given: set[int] = set()
+"""By this process, which may not have bound them yet."""
 
 
 def free_port() -> int:
-    """A free TCP port below the range of client ports.
+    """A free TCP port below the range of client ports, another one each time.
 
     A port from that range could be taken by an outgoing connection while its server restarts; a client that keeps
     trying to reach it could even connect to itself.
@@ -22,7 +24,8 @@ def free_port() -> int:
     chosen = random.SystemRandom()
     for _ in range(_TRIES):
         port = chosen.randrange(_LOWEST, _lowest_client_port())
-        if _can_bind(port):
+        if port not in _given and _can_bind(port):
+            _given.add(port)
             return port
     raise ServerError(f"no free port was found on {LOOPBACK} in {_TRIES} tries")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cqrs_fastapi.brokers.broker import Publisher, Revoked, Subscription, TopicState
 from cqrs_fastapi.brokers.kafka.client import ping
 from cqrs_fastapi.brokers.kafka.config import KafkaConfig
+from cqrs_fastapi.brokers.kafka.listener import KafkaListener
 from cqrs_fastapi.brokers.kafka.publisher import KafkaPublisher
 from cqrs_fastapi.brokers.kafka.subscription import KafkaSubscription
 from cqrs_fastapi.brokers.kafka.topics import describe_topics, ensure_topics
@@ -17,7 +18,7 @@ class KafkaBroker:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._open: list[KafkaPublisher | KafkaSubscription] = []
+        self._open: list[KafkaPublisher | KafkaSubscription | KafkaListener] = []
 
     @property
     def name(self) -> str:
@@ -61,13 +62,16 @@ class KafkaBroker:
         self._open.append(publisher)
         return publisher
 
-    async def subscribe(
-        self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None, temporary: bool = False
-    ) -> Subscription:
-        """Returns at once, also while Kafka is away or a topic does not exist: `receive` joins the group.
-
-        The offsets of a `temporary` group are left to Kafka, which forgets them after `offsets.retention.minutes`.
-        """
-        subscription = KafkaSubscription(self._config, group, topics, revoked, temporary=temporary)
+    async def subscribe(self, group: str, topics: Sequence[str], *, revoked: Revoked | None = None) -> Subscription:
+        """Returns at once, also while Kafka is away or a topic does not exist: `receive` joins the group."""
+        subscription = KafkaSubscription(self._config, group, topics, revoked)
         self._open.append(subscription)
         return subscription
+
+    async def listen(self, topics: Sequence[str]) -> Subscription:
+        """As the port says; `create_topics` decides whether a missing topic is made."""
+        await self.ensure_topics(topics)
+        listener = KafkaListener(self._config, topics)
+        await listener.start()
+        self._open.append(listener)
+        return listener

@@ -22,7 +22,6 @@ from cqrs_fastapi.brokers.kafka.config import KafkaConfig
 from cqrs_fastapi.brokers.kafka.consumer import incoming, start_consumer, stop_consumer
 from cqrs_fastapi.brokers.kafka.faults import describe, no_silent_cancellation
 from cqrs_fastapi.brokers.kafka.polling import POLL_MS, Polling, Records
-from cqrs_fastapi.brokers.kafka.starts import Starts
 from cqrs_fastapi.brokers.kafka.windows import Windows
 from cqrs_fastapi.errors import UnavailableError
 
@@ -39,9 +38,7 @@ class KafkaSubscription:
     offset that the topic no longer has strands its partition and is never a jump, since messages were lost.
     """
 
-    def __init__(
-        self, config: KafkaConfig, group: str, topics: Sequence[str], revoked: Revoked | None, *, temporary: bool
-    ) -> None:
+    def __init__(self, config: KafkaConfig, group: str, topics: Sequence[str], revoked: Revoked | None) -> None:
         self._config = config
         self._group = group
         self._topics = tuple(topics)
@@ -49,7 +46,6 @@ class KafkaSubscription:
         self._consumer: AIOKafkaConsumer | None = None
         self._windows = Windows()
         self._polling = Polling(config.batch)
-        self._starts = Starts(config, at_end=temporary)
         self._paused: set[TopicPartition] = set()
         self._stranded: dict[TopicPartition, str] = {}
         self._behind: dict[TopicPartition, int] = {}
@@ -181,7 +177,9 @@ class KafkaSubscription:
     async def _begin(self, consumer: AIOKafkaConsumer, place: TopicPartition) -> None:
         """The group has no offset in this partition."""
         try:
-            await self._starts.begin(consumer, place)
+            async with asyncio.timeout(self._config.request_timeout_ms / 1000):
+                with no_silent_cancellation():
+                    await consumer.seek_to_beginning(place)
         except IllegalStateError:
             logger.info("%s went to another member before it was begun", place)
         except (KafkaError, TimeoutError) as error:

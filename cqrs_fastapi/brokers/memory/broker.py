@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 
@@ -45,6 +45,7 @@ class MemoryBroker:
         self._groups: dict[str, Group] = {}
         self._offsets: defaultdict[tuple[str, int], count[int]] = defaultdict(count)
         self._spread = count()
+        self._listeners = count()
         self._publishers: set[MemoryPublisher] = set()
         self._users = 0
 
@@ -105,20 +106,25 @@ class MemoryBroker:
         topics: Sequence[str],
         *,
         revoked: Revoked | None = None,  # noqa: ARG002  # nothing is ever taken away from a member
-        temporary: bool = False,
     ) -> Subscription:
+        return await self._member_of(group, topics, left=lambda: None)
+
+    async def listen(self, topics: Sequence[str]) -> Subscription:
+        group = f"listener {next(self._listeners)}"
+        return await self._member_of(group, topics, left=partial(self._dissolve, group))
+
+    async def _member_of(self, group: str, topics: Sequence[str], left: Callable[[], None]) -> Subscription:
         await self.ping()
         self.declare_group(group, topics)
         member = Member(topics)
         self._groups[group].members.append(member)
         self._groups[group].wake()
-        return MemorySubscription(
-            self._groups[group], member, self._config.batch, partial(self._left, group, temporary)
-        )
+        return MemorySubscription(self._groups[group], member, self._config.batch, left)
 
-    def _left(self, group: str, temporary: bool) -> None:
-        if temporary and not self._groups[group].members:
-            self._groups.pop(group).end()
+    def _dissolve(self, name: str) -> None:
+        """Nobody comes after a listener, so its messages must not be waited for."""
+        if (group := self._groups.pop(name, None)) is not None:
+            group.end()
 
     def _deliver(self, messages: Sequence[OutgoingMessage], receipt: Receipt) -> None:
         """Queue a whole call at once, in its order."""

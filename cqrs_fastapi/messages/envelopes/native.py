@@ -42,14 +42,15 @@ class Native:
         message_id = own.uuid("message-id", own.required("message-id"))
         name, version = own.required("type"), own.version()
         metadata = context_of(own, message_id, message.sent_at)
-        data = _plain(message.payload, own.get("content-encoding"), max_bytes)
+        data = plain(message.payload, own.get("content-encoding"), max_bytes)
         return Opened(name, version, data, own.get("content-type") or JSON, metadata)
 
     def validate(self, message: Inbound, opened: Opened) -> None:
         """Whatever could be taken apart is good."""
 
 
-def _plain(payload: bytes, encoding: str | None, max_bytes: int) -> bytes:
+def plain(payload: bytes, encoding: str | None, max_bytes: int) -> bytes:
+    """What was compressed, as the header `content-encoding` says. Raises a MessageError."""
     if encoding is None or encoding == "identity":
         return payload
     if encoding != GZIP:

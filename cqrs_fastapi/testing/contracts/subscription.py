@@ -87,27 +87,6 @@ class SubscriptionContract:
         await subscription.close()
         assert second.payload == b"2"
 
-    async def test_a_temporary_group_gets_what_is_published_from_now_on(
-        self, broker: Broker, topic: str, group: str
-    ) -> None:
-        async with publishing(broker, [outgoing(topic, "k", b"before")]) as task:
-            await task
-        subscription = await broker.subscribe(group, [topic], temporary=True)
-        assert await silence(subscription) == []
-        async with publishing(broker, [outgoing(topic, "k", b"after")]):
-            (received,) = await take(subscription, 1)
-        await subscription.close()
-        assert received.payload == b"after"
-
-    async def test_nobody_waits_for_a_temporary_group_that_has_ended(
-        self, broker: Broker, topic: str, group: str
-    ) -> None:
-        subscription = await broker.subscribe(group, [topic], temporary=True)
-        await silence(subscription)
-        await subscription.close()
-        async with publishing(broker, [outgoing(topic, "k", b"")]) as task:
-            assert len(await task) == 1
-
     async def test_nothing_is_stranded_while_nothing_is_lost(self, broker: Broker, topic: str, group: str) -> None:
         subscription = await broker.subscribe(group, [topic])
         async with publishing(broker, [outgoing(topic, "k", b"")]):
