@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from cqrs_fastapi.errors import CqrsError
 from cqrs_fastapi.messages.json_codec import parse_json, render_json
+from cqrs_fastapi.storage.columns import storable
 from cqrs_fastapi.storage.tables import Tables
 
 RELAY = "relay"
@@ -67,7 +68,8 @@ class Reason:
         code = error.code if isinstance(error, CqrsError) else type(error).__name__
         if not tells:
             return cls(code, f"{type(error).__name__}: {UNTOLD}", "".join(_frames(error)))
-        return cls(code, str(error) or type(error).__name__, "".join(traceback.format_exception(error)))
+        told = "".join(traceback.format_exception(error))
+        return cls(code, storable(str(error)) or type(error).__name__, storable(told))
 
 
 def _frames(error: BaseException) -> Iterator[str]:
@@ -87,6 +89,7 @@ def _before(error: BaseException) -> BaseException | None:
 def park(connection: Connection, tables: Tables, letter: Letter) -> None:
     """Keep the message, in the transaction that settles it elsewhere."""
     row: dict[str, Any] = {one.name: getattr(letter, one.name) for one in fields(letter)}
+    row = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
     connection.execute(insert(tables.dead_letters), {**row, "headers": render_json(dict(letter.headers))})
 
 

@@ -41,9 +41,11 @@ def claim_all(
 def _claiming(tables: Tables) -> postgresql.Insert:
     inbox, blocked = tables.inbox, tables.blocked_keys
     consumer = bindparam("consumer", type_=inbox.c.consumer.type)
-    given = func.unnest(
-        bindparam("ids", type_=postgresql.ARRAY(Uuid())), bindparam("keys", type_=postgresql.ARRAY(Text()))
-    ).table_valued(column("message_id", Uuid()), column("key", Text()), name="given")
+    given = (
+        func.unnest(bindparam("ids", type_=postgresql.ARRAY(Uuid())), bindparam("keys", type_=postgresql.ARRAY(Text())))
+        .table_valued(column("message_id", Uuid()), column("key", Text()), name="given")
+        .render_derived()
+    )
     closed = exists().where(blocked.c.owner == consumer, blocked.c.key == given.c.key)
     rows = select(consumer, given.c.message_id, literal(DONE), bindparam("now", type_=UtcDateTime())).where(~closed)
     columns = ["consumer", "message_id", "status", "received_at"]

@@ -157,9 +157,7 @@ class Application:
 
     @property
     def registry(self) -> EventRegistry:
-        """The events that it can read, by classes and upcasters; for tools, and also before `open`. RegistrationError
-        if something is wrong with what was bound so far. Nothing is opened.
-        """
+        """The events that it can read, also before `open`. RegistrationError if what was bound so far is wrong."""
         return self._engine_to_be().registry
 
     @property

@@ -48,7 +48,7 @@ from cqrs_fastapi.runtime.assembly import (
 from cqrs_fastapi.runtime.builtins import builtins_of
 from cqrs_fastapi.runtime.consuming import Consuming
 from cqrs_fastapi.runtime.dead_letters import letters_probe, letters_worker
-from cqrs_fastapi.runtime.health import Check, Probe, Readiness
+from cqrs_fastapi.runtime.health import Probe, Readiness, readiness_of
 from cqrs_fastapi.runtime.override import is_running_here
 from cqrs_fastapi.runtime.personal_data import personal_events
 from cqrs_fastapi.runtime.reading import StoreReading
@@ -73,7 +73,6 @@ from cqrs_fastapi.unit_of_work.unit_of_work import UnitOfWork
 
 log = structlog.get_logger("cqrs_fastapi")
 
-_CHECK_SECONDS = 1.5  # less than a probe waits, so that its answer names the check that hangs
 _AFTER_CANCEL = 1.0
 
 
@@ -104,12 +103,11 @@ class Engine:
         )
         durable = chain.from_iterable(self._assembled.compiler.pipelines.durable.values())
         self._reading = StoreReading(self.database, self.settings, self.clock, durable, self.registry, self._wakeups)
-        self._probes += self._reading.probes()
         self._routing = Routing(blueprint.route)
         self._routing.check(self.registry)
         pipelines = self._assembled.compiler.pipelines
         self._consuming = Consuming(self.broker, self.settings, self._routing, pipelines)
-        self._probes += self._consuming.probes()
+        self._probes += [*self._reading.probes(), *self._consuming.probes()]
         if self._reading.starts.readers or self._topics_sent():
             self._probes.append(letters_probe(self.database))
         self.personal = personal_events(container.key_provider(), self)
@@ -250,10 +248,7 @@ class Engine:
 
     async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
         """Database, broker and workers, asked at once."""
-        found = await asyncio.gather(*(probe.ask(_CHECK_SECONDS) for probe in self._probes))
-        workers = [Check(state.name, state.status == "running", state.status) for state in states]
-        checks = (*found, *workers)
-        return Readiness(ready=not self.draining and all(check.ok for check in checks), checks=checks)
+        return await readiness_of(self._probes, states, draining=self.draining)
 
     async def take_in(self, event: AnyEvent, message_id: UUID, metadata: Metadata | None) -> None:
         """An event from elsewhere, through the inbox; see EventMediator.handle."""

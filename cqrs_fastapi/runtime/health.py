@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from cqrs_fastapi.errors import CqrsError, SchemaBehindError
+from cqrs_fastapi.runtime.supervisor import WorkerState
 
 log = structlog.get_logger("cqrs_fastapi")
 
 _AFTER_CANCEL = 1.0
+_CHECK_SECONDS = 1.5  # less than a probe waits, so that its answer names the check that hangs
 
 
 class NotReadyError(CqrsError):
@@ -78,3 +80,11 @@ class Probe:
         if running is not None and not running.done():
             running.cancel()
             await asyncio.wait({running}, timeout=_AFTER_CANCEL)
+
+
+async def readiness_of(probes: Sequence[Probe], states: Sequence[WorkerState], *, draining: bool) -> Readiness:
+    """All of them and the workers, asked at once."""
+    found = await asyncio.gather(*(probe.ask(_CHECK_SECONDS) for probe in probes))
+    workers = [Check(state.name, state.status == "running", state.status) for state in states]
+    checks = (*found, *workers)
+    return Readiness(ready=not draining and all(check.ok for check in checks), checks=checks)

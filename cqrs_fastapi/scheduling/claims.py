@@ -16,6 +16,7 @@ from sqlalchemy import Column, ColumnElement, Connection, func, literal, select
 from cqrs_fastapi.errors import CqrsError
 from cqrs_fastapi.scheduling.triggers import Trigger
 from cqrs_fastapi.storage.column_types import UtcDateTime
+from cqrs_fastapi.storage.columns import storable
 from cqrs_fastapi.storage.dialects import database_now, upsert
 from cqrs_fastapi.storage.tables import Tables
 
@@ -141,5 +142,5 @@ def _refuse(connection: Connection, tables: Tables, wanted: Claim) -> None:
 
 
 def _described(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}".replace("\x00", "\\0")  # PostgreSQL stores no NUL
+    text = storable(f"{type(error).__name__}: {error}")
     return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…"

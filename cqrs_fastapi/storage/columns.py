@@ -23,3 +23,8 @@ def tenant() -> Column[str]:
 def position() -> Column[int]:
     """A key that the database draws, ascending."""
     return Column("position", POSITION, Identity(), nullable=False)
+
+
+def storable(text: str) -> str:
+    """As every database takes it: what strangers and errors say may hold NUL, or be no Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

@@ -152,9 +152,7 @@ class UnitOfWork:
         return self._read_only
 
     def join(self, work: Work, /, *, sends: bool = False) -> None:
-        """Run `work` in the commit's transaction, before the events are appended; its error rolls everything back. One
-        that `sends` has put something into the outbox.
-        """
+        """Run `work` in the commit's transaction, before the events; its error rolls back. `sends`: by the outbox."""
         self._joined.append(work)
         self._sends = self._sends or sends
 

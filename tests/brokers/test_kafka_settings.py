@@ -101,8 +101,8 @@ REFUSED = [
     ("kafka://far:1?security_protocol=SSL&certificate_file=", "is empty"),
     ("kafka://far:1?allow_cleartext_credentials=yes", "true, false"),
     ("kafka://far:1?client_id=a&client_id=b", "given twice"),
-    ("kafka://far:1?aiokafka.fetch_max_byte=5", "aiokafka has no option 'fetch_max_byte'; it knows: .*fetch_max_bytes"),
-    ("kafka://far:1?aiokafka.fetch_max_bytes=many", "no whole number"),
+    ("kafka://far:1?aiokafka.fetch_min_byte=5", "aiokafka has no option 'fetch_min_byte'; it knows: .*fetch_min_bytes"),
+    ("kafka://far:1?aiokafka.fetch_min_bytes=many", "no whole number"),
     ("kafka://far:1?aiokafka.check_crcs=1", "true or false"),
     ("kafka://far:1?aiokafka.acks=0", "cannot be chosen: order and delivery"),
     (f"kafka://far:1?aiokafka.sasl_plain_password={SECRET}", "cannot be chosen: the URL says it"),
@@ -141,11 +141,11 @@ def test_a_wrong_password_of_a_key_is_not_repeated(authority: Authority) -> None
 
 def test_any_other_option_of_aiokafka_reaches_the_clients_that_have_it() -> None:
     config = parsed(
-        "kafka://a:1?aiokafka.fetch_max_bytes=1000&aiokafka.compression_type=gzip&aiokafka.check_crcs=false"
+        "kafka://a:1?aiokafka.fetch_min_bytes=1000&aiokafka.compression_type=gzip&aiokafka.check_crcs=false"
     )
-    assert options.options_for(AIOKafkaConsumer, config.driver) == {"fetch_max_bytes": 1000, "check_crcs": False}
+    assert options.options_for(AIOKafkaConsumer, config.driver) == {"fetch_min_bytes": 1000, "check_crcs": False}
     assert connection(config, AIOKafkaProducer)["compression_type"] == "gzip"
-    assert not {"fetch_max_bytes", "compression_type"} & connection(config, AIOKafkaClient).keys()
+    assert not {"fetch_min_bytes", "compression_type"} & connection(config, AIOKafkaClient).keys()
     later = parsed("kafka://a:1?aiokafka.connections_max_idle_ms=7")
     for kind in (AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient, AIOKafkaClient):
         assert connection(later, kind)["connections_max_idle_ms"] == 7

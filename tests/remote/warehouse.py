@@ -22,7 +22,7 @@ from cqrs_fastapi import (
     UnitOfWork,
 )
 from cqrs_fastapi.brokers.broker import Broker, IncomingMessage, OutgoingMessage
-from cqrs_fastapi.dead_letters.parking import DeadLetter, newest
+from cqrs_fastapi.dead_letters.parking import Letter, newest
 from cqrs_fastapi.messages.json_codec import parse_json
 from cqrs_fastapi.migrations import upgrade
 
@@ -146,7 +146,7 @@ def answered_with(row: Any) -> str:
     return status
 
 
-async def letters(cqrs: CQRS) -> list[DeadLetter]:
+async def letters(cqrs: CQRS) -> list[Letter]:
     return await cqrs.database.read(lambda c: newest(c, cqrs.database.tables, 100))
 
 

@@ -166,6 +166,6 @@ def _options(given: Mapping[str, str]) -> dict[str, Any]:
         if name not in _READERS:
             raise ConfigurationError(
                 f"kafka:// has no option {name!r}; it knows: {', '.join(_READERS)}; and what aiokafka knows, "
-                f"as {PREFIX}fetch_max_bytes=1000000"
+                f"as {PREFIX}fetch_min_bytes=1000000"
             )
     return {**{name: _READERS[name](name, text) for name, text in own.items()}, "driver": read_options(driver)}

@@ -20,14 +20,16 @@ _OURS = {
         ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password", "sasl_oauth_token_provider"), "the URL says it"
     ),
     **dict.fromkeys(("session_timeout_ms", "max_poll_interval_ms"), "write it without the prefix"),
+    **dict.fromkeys(("fetch_max_bytes", "max_partition_fetch_bytes"), "write fetch_bytes=... without the prefix"),
     **dict.fromkeys(("max_request_size", "max_batch_size"), "it follows from max_message_bytes"),
     **dict.fromkeys(("acks", "enable_idempotence", "transactional_id"), "order and delivery depend on it"),
     **dict.fromkeys(("group_id", "enable_auto_commit", "auto_offset_reset"), "order and delivery depend on it"),
-    **dict.fromkeys(("isolation_level", "heartbeat_interval_ms", "auto_commit_interval_ms"), "it is set already"),
+    **dict.fromkeys(("isolation_level", "heartbeat_interval_ms", "rebalance_timeout_ms"), "it is set already"),
     **dict.fromkeys(("loop", "partitioner", "partition_assignment_strategy"), "it is set already"),
     **dict.fromkeys(("key_serializer", "value_serializer", "key_deserializer"), "messages are bytes here"),
     **dict.fromkeys(("value_deserializer", "consumer_timeout_ms", "max_poll_records"), "it is set already"),
     **dict.fromkeys(("metadata_max_age_ms", "linger_ms", "transaction_timeout_ms"), "it is set already"),
+    "auto_commit_interval_ms": "it is set already",
 }
 """What must stay as the adapter sets it, and why."""
 
