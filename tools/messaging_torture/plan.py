@@ -12,7 +12,8 @@ LEASE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`rate` is commands per second, `every` the mean number of seconds between two faults; 0 is no fault at all."""
+    """`rate` is commands per second, `every` the mean number of seconds between two faults; 0 is no fault at all.
+    At the end it is waited for `drain_seconds`, or until nothing has moved for `still_seconds`."""
 
     seed: int
     seconds: float
@@ -27,7 +28,8 @@ class Plan:
     consumers: int = 3
     relay_batch: int = 50
     mutation: str = ""
-    drain_seconds: float = 120.0
+    drain_seconds: float = 600.0
+    still_seconds: float = 40.0
 
     @property
     def poison_key(self) -> int:

@@ -69,7 +69,7 @@ def _tortured(plan: Plan, stage: Stage, workers: Workers, tell: Callable[[str], 
         load.stop()
     seconds = time.monotonic() - began
     tell(f"healed after {seconds:.0f} s; draining")
-    drained_after, unfinished = drain(stage, nemesis.watch)
+    drained_after, unfinished = drain(stage, nemesis.watch, tell)
     late = workers.end_all(_END_SECONDS)
     unfinished += [f"process {name} did not end on SIGTERM" for name in (*nemesis.would_not_end, *late)]
     _append(plan, unfinished)

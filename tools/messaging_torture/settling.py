@@ -16,28 +16,33 @@ SETTLED = (
     "SELECT message_id FROM cqrs_dead_letters WHERE consumer = $1) AS settled"
 )
 _QUIET = 2.0
+_LOOK_EVERY, _TOLD_EVERY = 0.5, 10.0
 
 
-def drain(stage: Stage, tick: Callable[[], None]) -> tuple[float, list[str]]:
-    """The seconds that it took, and what still waits if it was given up.
-
-    It waits longer while anything moves: only a standstill of the whole time is one.
-    """
-    began = moved = time.monotonic()
+def drain(stage: Stage, watch: Callable[[], None], tell: Callable[[str], None]) -> tuple[float, list[str]]:
+    """The seconds that it took, and what still waits if it was given up. `watch` is called while it waits."""
+    began = moved = told = time.monotonic()
     waiting = list(_waiting(stage))
-    while waiting and time.monotonic() - moved < stage.plan.drain_seconds / 2:
-        if time.monotonic() - began > stage.plan.drain_seconds:
+    while waiting and (now := time.monotonic()) < began + stage.plan.drain_seconds:
+        if now > moved + stage.plan.still_seconds:
             break
-        pause = time.monotonic() + 0.5
-        while time.monotonic() < pause:
-            tick()
-            time.sleep(0.02)
+        if now > told + _TOLD_EVERY:
+            told = now
+            tell("; ".join(waiting))
+        _pause(watch)
         before, waiting = waiting, list(_waiting(stage))
         moved = time.monotonic() if waiting != before else moved
     seconds = time.monotonic() - began
     if not waiting:
         time.sleep(_QUIET)  # what must not happen has its chance to happen
     return seconds, waiting
+
+
+def _pause(watch: Callable[[], None]) -> None:
+    ends = time.monotonic() + _LOOK_EVERY
+    while time.monotonic() < ends:
+        watch()
+        time.sleep(0.02)
 
 
 def _waiting(stage: Stage) -> Iterator[str]:
