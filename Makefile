@@ -6,15 +6,17 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+SEED ?= 1
+SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check servers servers-stop bench load models clean
+.PHONY: help setup run test check servers servers-stop bench load models torture-messaging peers clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything to develop and test
 
@@ -62,6 +64,9 @@ models: setup ## search the models of the protocols with spin; ARGS=--all for th
 
 bench: setup ## measure
 	$(BIN)/python -m benchmarks $(ARGS)
+
+torture-messaging: setup ## kill, stop and restart everything under load and judge what is left; SEED, SECONDS, ARGS
+	$(BIN)/python -m tools.messaging_torture --seed $(SEED) --seconds $(SECONDS) $(ARGS)
 
 load: setup ## drive a running example application
 	$(BIN)/python -m example_app.entrypoints.load $(ARGS)

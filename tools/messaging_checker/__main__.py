@@ -1,4 +1,4 @@
-"""The command `python -m tools.messaging_checker FOLDER`: judges a run from what it has written and from its servers."""
+"""The command `python -m tools.messaging_checker FOLDER`: judges a run by what it wrote and by its servers."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a client wrote down. The outcome is `ok`, `fail` (surely not done), or `unknown` (no answer, or none yet)."""
+    """What a client wrote down. The outcome is `ok`, `fail` (surely not done), or `unknown` (no answer)."""
 
     client: int
     seq: int

@@ -13,7 +13,8 @@ LEASE_SECONDS = 3.0
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`rate` is commands per second, `every` the mean number of seconds between two faults; 0 is no fault at all.
-    At the end it is waited for `drain_seconds`, or until nothing has moved for `still_seconds`."""
+    At the end it is waited for `drain_seconds`, or until nothing has moved for `still_seconds`.
+    """
 
     seed: int
     seconds: float

@@ -30,7 +30,7 @@ _TOLD_EVERY = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to. `broken` has the number of broken promises by name; `said` is all that the checker printed."""
+    """What a run came to. `broken` counts broken promises by name; `said` is all that the checker printed."""
 
     plan: Plan
     figures: dict[str, int]
