@@ -103,10 +103,8 @@ def skip_locked_without_buckets() -> None:
         try:
             async with self.database.engine.begin() as connection:
                 positions = set((await connection.execute(taken)).scalars())
-                batch = (
-                    await connection.run_sync(rows.next_batch, self.database.tables, 20 * limit) if positions else []
-                )
-                batch = [pending for pending in batch if pending.position in positions]
+                oldest = await connection.run_sync(rows.next_batch, self.database.tables, 20 * limit)
+                batch = [pending for pending in oldest if pending.position in positions]
                 outcomes = await self._publish_all(publisher, batch) if batch else []
                 sent = [one.position for one, is_sent in zip(batch, outcomes, strict=True) if is_sent]
                 await connection.run_sync(rows.remove, self.database.tables, sent)
