@@ -13,7 +13,9 @@ LEASE_SECONDS = 3.0
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`rate` is commands per second, `every` the mean number of seconds between two faults; 0 is no fault at all.
-    At the end it is waited for `drain_seconds`, or until nothing has moved for `still_seconds`.
+
+    `in_flight` is how many messages a consumer may have begun at once. At the end it is waited for `drain_seconds`, or
+    until nothing has moved for `still_seconds`.
     """
 
     seed: int
@@ -28,6 +30,7 @@ class Plan:
     relays: int = 4
     consumers: int = 3
     relay_batch: int = 50
+    in_flight: int = PARTITIONS
     mutation: str = ""
     drain_seconds: float = 600.0
     still_seconds: float = 40.0

@@ -17,7 +17,7 @@ from tools.messaging_checker.evidence import Terms
 from tools.messaging_checker.written import TERMS, UNFINISHED, VERDICT
 from tools.messaging_torture.faults import Nemesis
 from tools.messaging_torture.load import Load
-from tools.messaging_torture.plan import PARTITIONS, Plan
+from tools.messaging_torture.plan import Plan
 from tools.messaging_torture.settling import drain
 from tools.messaging_torture.stage import Stage, plain, stage_of
 from tools.messaging_torture.workers import ROOT, Workers
@@ -118,7 +118,7 @@ def _write_terms(plan: Plan) -> None:
         relays=plan.relays,
         consumers=plan.consumers,
         relay_batch=plan.relay_batch,
-        in_flight=PARTITIONS,
+        in_flight=plan.in_flight,
     )
     (plan.folder / TERMS).write_text(json.dumps(asdict(terms)))
 

@@ -69,15 +69,10 @@ def _measured(
 def _cell(row: Row, system: System, broker: Broker, servers: Servers, folder: Path) -> str:
     if row.relays and system.program == "faststream":
         return NO_OUTBOX
-    return row.work(Place.new(broker, servers, system, folder, migrate=_migrator(system)))
-
-
-def _migrator(system: System):  # noqa: ANN202  # a function of a URL
-    def migrate(url: str) -> None:
-        if system.program == "ours":
-            asyncio.run(_upgrade(url))
-
-    return migrate
+    place = Place.new(broker, servers, system, folder)
+    if system.program == "ours":
+        asyncio.run(_upgrade(place.database))
+    return row.work(place)
 
 
 async def _upgrade(url: str) -> None:
@@ -94,9 +89,8 @@ def _where(peers: str, servers: Servers, broker: Broker) -> str:
     told = ", ".join(f"{name} {version}" for name, version in zip(names, versions, strict=True))
     postgres = servers.running("postgres")
     assert postgres is not None
-    return (
-        f"Of {dt.datetime.now(tz=dt.UTC).date()}: {told}; {broker.started.server.how}, PostgreSQL {postgres.version}."
-    )
+    today = dt.datetime.now(tz=dt.UTC).date()
+    return f"Of {today}: {told}; {broker.started.server.how}, PostgreSQL {postgres.version}."
 
 
 def _table(systems: tuple[System, ...], rows: list[tuple[Row, list[str]]]) -> Iterator[str]:

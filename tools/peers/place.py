@@ -75,20 +75,12 @@ class Place:
     folder: Path
 
     @classmethod
-    def new(
-        cls, broker: Broker, servers: Servers, system: System, folder: Path, *, migrate: Callable[[str], None]
-    ) -> Place:
+    def new(cls, broker: Broker, servers: Servers, system: System, folder: Path) -> Place:
         postgres = servers.running("postgres")
         assert postgres is not None
-        place = cls(
-            broker,
-            system,
-            create_database(postgres.url),
-            f"peers.{secrets.token_hex(4)}",
-            folder / secrets.token_hex(4),
-        )
-        place.folder.mkdir(parents=True)
-        migrate(place.database)
+        own = folder / secrets.token_hex(4)
+        own.mkdir(parents=True)
+        place = cls(broker, system, create_database(postgres.url), f"peers.{own.name}", own)
         asyncio.run(_make_topic(broker.url, place.topic))
         return place
 

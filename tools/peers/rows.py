@@ -91,7 +91,8 @@ def _count(place: Place) -> list[str]:
 
 def _what_became_of_the_rest(place: Place) -> str:
     if place.system.program == "ours":
-        return f"not ({ask(place.database, 'SELECT count(*) FROM cqrs_dead_letters')} dead letters, to be replayed)"
+        letters = ask(place.database, "SELECT count(*) FROM cqrs_dead_letters")
+        return f"not ({letters} dead letters, to be replayed)"
     if place.system.program == "python_cqrs":
         left = ask(place.database, "SELECT count(*) FROM inbox WHERE flush_counter >= 5")
         return f"never ({left} rows in the inbox that nothing selects)"

@@ -1,4 +1,4 @@
-"""This library."""
+"""cqrs_fastapi itself."""
 
 from __future__ import annotations
 
