@@ -24,9 +24,9 @@ def test_torture_of_the_messaging_breaks_nothing_and_repeats_nothing_where_nothi
         assert jars(VERSION)
     except ServerUnavailableError as missing:
         pytest.skip(str(missing))
+    calm = ("--seed", "1", "--seconds", "5", "--every", "0", "--rate", "50")
     done = subprocess.run(
-        [sys.executable, "-m", "tools.messaging_torture", "--folder", tmp_path]
-        + ["--seed", "1", "--seconds", "5", "--every", "0", "--rate", "50"],
+        [sys.executable, "-m", "tools.messaging_torture", "--folder", tmp_path, *calm],
         cwd=ROOT,
         capture_output=True,
         text=True,
