@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -147,5 +146,9 @@ def _judged(stage: Stage) -> tuple[dict[str, int], dict[str, int], str]:
 
 
 def end_by_signal() -> None:
-    """SIGTERM ends a run as Ctrl-C does: what it has started is stopped."""
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    """SIGTERM ends a run as Ctrl-C does, also where that is ignored (a shell's background): all is stopped."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
