@@ -39,7 +39,7 @@ async def serve(file: str, seed: str, poison_key: int, poison_every: int) -> Non
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    server.close()
+    os._exit(0)  # who still waits for an answer has been killed, too; every line is written
 
 
 if __name__ == "__main__":
