@@ -7,15 +7,18 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 EXAMPLES ?= 100000
+SEED ?= 1
+SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check servers servers-stop fuzz bench load models clean
+.PHONY: help setup run test check servers servers-stop fuzz bench load models torture-messaging peers clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything to develop and test
 
@@ -67,9 +70,20 @@ fuzz: setup ## search for messages that bring a consumer down; EXAMPLES=1000000 
 bench: setup ## measure
 	$(BIN)/python -m benchmarks $(ARGS)
 
+torture-messaging: setup ## kill, stop and restart everything under load and judge what is left; SEED, SECONDS, ARGS
+	$(BIN)/python -m tools.messaging_torture --seed $(SEED) --seconds $(SECONDS) $(ARGS)
+
+peers: setup $(PEERS)/.ready ## the same faults on python-cqrs and FastStream, as a table
+	$(BIN)/python -m tools.peers --peers $(PEERS)/bin/python $(ARGS)
+
+$(PEERS)/.ready: tools/peers/requirements.txt | setup
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/pip install --quiet --requirement $<
+	@touch $@
+
 load: setup ## drive a running example application
 	$(BIN)/python -m example_app.entrypoints.load $(ARGS)
 
 clean: servers-stop ## remove what these commands made, the virtual environment too
-	rm -rf $(VENV) .servers .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(PEERS) .servers .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
