@@ -135,9 +135,7 @@ class RequestReceiver:
             except Exception as error:  # noqa: BLE001  # whatever a handler raises is its failure, kept with the message
                 verdict = judge.verdict(error, counted=counted, tries=tries)
                 if isinstance(verdict, Drop):
-                    return await self.settling.keep(
-                        arrived, Reply.without(Status.FAILURE, "discarded", str(error)), stop
-                    )
+                    return await self.settling.keep(arrived, failure_of(error), stop)
                 if isinstance(error, RetryLater):
                     await self._pause(tries, arrived, error, error.after.total_seconds(), stop)
                 elif isinstance(verdict, Again):

@@ -145,11 +145,23 @@ def test_consumer_killed_in_the_midst_of_a_batch_leaves_one_effect_per_message_a
     service.put(0, 300)
     doomed = service.start(DIE_AT="137")
     assert doomed.wait(60) == -signal.SIGKILL
-    begun = service.rows("SELECT count FROM cqrs_dispatches WHERE consumer = 'batched' AND count > 0")
-    assert begun, "it died in no batch"
+    assert service.rows("SELECT through FROM cqrs_dispatches"), "nothing tells what it was at"
     service.start()
     until(lambda: service.done() == 600, "every message is handled", 90)
     assert service.faults(300) == []
+
+
+def test_consumer_parks_a_message_that_kills_its_process_and_all_others_are_handled(service: Service) -> None:
+    service.put(0, 120)
+    parked = "SELECT code FROM cqrs_dead_letters WHERE consumer = 'batched' AND code = 'handler_crashed'"
+    for _ in range(2):
+        doomed = service.start(DIE_AT="50", CQRS_HANDLER_ATTEMPTS="2")
+        assert doomed.wait(60) == -signal.SIGKILL
+        assert not service.rows(parked)
+    service.start(DIE_AT="50", CQRS_HANDLER_ATTEMPTS="2")
+    until(lambda: bool(service.rows(parked)), "the message is parked", 60)
+    behind = "SELECT message_id FROM cqrs_dead_letters WHERE consumer = 'batched' AND code = 'behind'"
+    until(lambda: service.done() == 240 - 1 - 2 and len(service.rows(behind)) == 2, "everything else is handled", 60)
 
 
 def test_consumer_processes_killed_and_stopped_at_random_lose_repeat_and_reorder_nothing(service: Service) -> None:

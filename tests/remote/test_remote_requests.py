@@ -1,10 +1,11 @@
 """Requests to another service and their replies, over each broker and each database."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import insert, select
 from warehouse import (
     Ear,
     Names,
@@ -21,8 +22,18 @@ from warehouse import (
     until,
 )
 
-from cqrs_fastapi import CQRS, Metadata, RemoteFailedError, RemoteRefusedError, RemoteUnknownOutcomeError
+from cqrs_fastapi import (
+    CQRS,
+    DeadLetter,
+    Discard,
+    Metadata,
+    RemoteFailedError,
+    RemoteRefusedError,
+    RemoteUnknownOutcomeError,
+    RetryLater,
+)
 from cqrs_fastapi.errors import UnavailableError
+from cqrs_fastapi.inbox.replaying import ReplayFailedError
 from cqrs_fastapi.messages.metadata import Received, enter, leave
 from cqrs_fastapi.remote.errors import NoReplyError
 
@@ -101,6 +112,70 @@ async def test_a_failure_beyond_the_attempts_is_answered_and_a_dead_letter(
     assert letter.payload == b'{"item":"chair","amount":1}'
     [row] = await inbox_rows(warehouse)
     assert (row.status, answered_with(row)) == ("parked", "failure")
+
+
+async def test_a_dead_letter_of_a_command_is_replayed_and_asking_again_finds_its_answer(
+    shop: CQRS, warehouse: CQRS, names: Names, script: Script
+) -> None:
+    script.raises["chair"] = [RuntimeError("planned") for _ in range(4)]
+    message_id, chair = uuid4(), Reserve(item="chair")
+    with pytest.raises(RemoteFailedError):
+        await shop.broker_client.send(chair, topic=names("Reserve"), message_id=message_id)
+    [letter] = await letters(warehouse)
+    with pytest.raises(ReplayFailedError):
+        await warehouse.dead_letters.replay(letter.id)
+    assert [one.attempts for one in await letters(warehouse)] == [letter.attempts + 1]
+
+    await warehouse.dead_letters.replay(letter.id)
+
+    assert await done(warehouse) == ["chair"]
+    assert await letters(warehouse) == []
+    [row] = await inbox_rows(warehouse)
+    assert (row.status, answered_with(row)) == ("done", "success")
+    assert await shop.broker_client.send(chair, topic=names("Reserve"), message_id=message_id) == 1
+    assert await done(warehouse) == ["chair"]
+
+
+async def test_a_handler_steers_what_becomes_of_a_command(
+    shop: CQRS, warehouse: CQRS, names: Names, script: Script
+) -> None:
+    """Somebody waits for the reply, so what is to come again later waits in place."""
+    script.raises["chair"] = [RetryLater(timedelta(milliseconds=20)) for _ in range(5)]
+    script.raises["table"] = [Discard("nobody wants it")]
+    script.raises["sofa"] = [DeadLetter("look at this")]
+
+    assert await shop.broker_client.send(Reserve(item="chair"), topic=names("Reserve")) == 1
+    with pytest.raises(RemoteFailedError) as discarded:
+        await shop.broker_client.send(Reserve(item="table"), topic=names("Reserve"))
+    with pytest.raises(RemoteFailedError) as parked:
+        await shop.broker_client.send(Reserve(item="sofa"), topic=names("Reserve"))
+
+    assert (discarded.value.failure, parked.value.failure) == ("discarded", "dead_letter")
+    assert await done(warehouse) == ["chair"]
+    assert [letter.error for letter in await letters(warehouse)] == ["look at this"]
+
+
+async def test_a_command_that_a_process_may_have_died_of_is_counted_until_it_parks(
+    shop: CQRS, warehouse: CQRS, names: Names
+) -> None:
+    """As if processes had died of it: what they left behind is found by whoever takes the partition."""
+    message_id, consumer = uuid4(), f"command:{names('Reserve')}"
+    database, now = warehouse.database, warehouse.container.clock().now()
+    attempt = {"consumer": consumer, "message_id": message_id, "count": 3, "counted_at": now}
+    await database.write(lambda c: c.execute(insert(database.tables.attempts), attempt))
+    group, topic = f"{warehouse.settings.service}.requests", names("Reserve")
+    taken_up = {"consumer": group, "topic": topic, "through": 10**6, "dispatched_at": now}
+    places = [{**taken_up, "partition": n} for n in range(2)]
+    await database.write(lambda c: c.execute(insert(database.tables.dispatches), places))
+
+    with pytest.raises(RemoteFailedError) as failed:
+        await shop.broker_client.send(Reserve(item="chair"), topic=names("Reserve"), message_id=message_id)
+    assert await shop.broker_client.send(Reserve(item="table"), topic=names("Reserve")) == 1
+
+    assert failed.value.failure == "handler_crashed"
+    assert [letter.code for letter in await letters(warehouse)] == ["handler_crashed"]
+    assert await done(warehouse) == ["table"]
+    assert await database.read(lambda c: c.execute(select(database.tables.attempts)).all()) == []
 
 
 async def test_a_message_id_with_another_content_is_refused(shop: CQRS, warehouse: CQRS, names: Names) -> None:

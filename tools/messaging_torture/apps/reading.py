@@ -22,7 +22,7 @@ class ChanceError(Exception):
     """A handler that fails after it has written, and not the next time."""
 
 
-@cqrs.on(Entered, name="books")
+@cqrs.on(Entered, name="books", effects="database")
 async def books(event: Entered, session: AsyncSession, current: Metadata) -> None:
     await write_effect(session, "books", current.message_id, event)
     if chance.random() < _FAILS:
