@@ -112,7 +112,9 @@ class Terms:
     relays: int = 4
     consumers: int = 3
     relay_batch: int = 50
-    in_flight: int = 8
+    """Sent by one relay, and not deleted yet."""
+    in_flight: int = 24
+    """Begun by all consumers together."""
     seconds_to_notice: float = 6.0
     """How long after a fault a process may first notice it: a connection that was cut is found out when it is used."""
 

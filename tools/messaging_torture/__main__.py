@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.messaging_torture.campaign import hunt
 from tools.messaging_torture.mutations import MUTATIONS
-from tools.messaging_torture.plan import PARTITIONS, Plan
+from tools.messaging_torture.plan import Plan
 from tools.messaging_torture.report import conditions, mutation_lines, publish, run_lines
 from tools.messaging_torture.run import end_by_signal, torture
 from tools.messaging_torture.stage import servers_at
@@ -31,7 +31,6 @@ def main() -> int:
         folder / "run",
         options.every,
         options.rate,
-        in_flight=options.in_flight,
         mutation=options.mutation,
     )
     began = time.monotonic()
@@ -76,7 +75,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of load and faults, for each run")
     parser.add_argument("--every", type=float, default=0.8, help="mean seconds between two faults; 0: none")
     parser.add_argument("--rate", type=float, default=200.0, help="commands per second that clients try to send")
-    parser.add_argument("--in-flight", type=int, default=PARTITIONS, help="messages that a consumer may have begun")
     parser.add_argument("--mutations", action="store_true", help="run the framework made wrong, seed after seed")
     parser.add_argument("--mutation", default="", choices=["", *MUTATIONS], help="only this one, or a run with it")
     parser.add_argument("--publish", action="store_true", help="write the results into docs/torture-messaging.md")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 
 class MutationTargetGoneError(Exception):
@@ -42,109 +42,129 @@ def target(owner: Any, name: str, *parts: str) -> Any:
     return found
 
 
+_SENDING = ("await publish(publisher, self.envelopes, batch, stop)", "await self._take_away(sent, held, stop)")
+
+
 def mark_before_send() -> None:
     """The relay deletes what it has claimed, and sends it then."""
-    from cqrs_fastapi.brokers.broker import Delivery, Outcome
-    from cqrs_fastapi.outbox.relay import Relay
+    from cqrs_fastapi.outbox.lane import Lane
+    from cqrs_fastapi.outbox.sending import Sent
 
-    target(Relay, "_step", "self._publish(publisher, batch, stop)", "self._record(batch, outcomes)")
-    publish = target(Relay, "_publish", "publisher.publish(")
-    record = target(Relay, "_record", "Delivery.ACKNOWLEDGED", "remove(")
+    send = target(Lane, "_send", *_SENDING)
+    take_away = target(Lane, "_take_away", "sent.acknowledged")
 
-    async def mutated(self: Any, publisher: Any, batch: Sequence[Any], stop: asyncio.Event) -> Any:
-        await record(self, batch, [Outcome(Delivery.ACKNOWLEDGED)] * len(batch))
-        return await publish(self, publisher, batch, stop)
+    async def mutated(self: Any, publisher: Any, batch: Sequence[Any], held: Any, stop: asyncio.Event) -> None:
+        await take_away(self, Sent(acknowledged=list(batch)), held, stop)
+        await send(self, publisher, batch, held, stop)
 
-    Relay._publish = mutated  # type: ignore[method-assign]
+    Lane._send = mutated  # type: ignore[method-assign]
 
 
 def offset_before_inbox() -> None:
     """The consumer lets the offsets pass what it has received, and handles it then."""
     from cqrs_fastapi.inbox.consumer import Consumer
 
-    target(Consumer, "_turn", "subscription.settle(await self._settle_all(messages))")
-    receive = target(Consumer, "_receive", "subscription.receive()")
+    target(Consumer, "_receive", "await subscription.receive()")
+    target(Consumer, "_settle_lanes", "await subscription.settle(passed)")
+    subscribe = target(Consumer, "_subscribe", "self.broker.subscribe(")
 
-    async def mutated(self: Any, subscription: Any) -> Any:
-        messages = await receive(self, subscription)
-        await subscription.settle(messages)
-        return messages
+    async def mutated(self: Any, stop: asyncio.Event) -> Any:
+        subscription = await subscribe(self, stop)
+        if subscription is None:
+            return None
+        receive = subscription.receive
 
-    Consumer._receive = mutated  # type: ignore[method-assign]
+        async def receive_and_settle() -> Any:
+            messages = await receive()
+            await subscription.settle(messages)
+            return messages
+
+        subscription.receive = receive_and_settle
+        return subscription
+
+    Consumer._subscribe = mutated  # type: ignore[method-assign]
 
 
 def no_fencing() -> None:
-    """Whoever has held the relays' lease once believes in it for ever, and nobody asks."""
-    from cqrs_fastapi.outbox import relay
+    """Whoever has held a share of the buckets once believes in it for ever, and nobody asks."""
+    from cqrs_fastapi.outbox import lane
+    from cqrs_fastapi.outbox.shares import Shares
     from cqrs_fastapi.storage import leases
 
-    hold = target(relay.Relay, "_hold", "leases.acquire(", "leases.renew(")
-    target(leases, "fenced", "with_for_update(read=True)")
-    target(relay.Relay, "_record", "leases.fenced(connection, tables, lease)")
+    target(Shares, "usable", "self._renewed_at")
+    beat = target(Shares, "beat", "self.held = {")
+    target(lane.Lane, "_take_away", "partial(settle, tables=tables, held=held, rows=rows)")
+    target(lane.Lane, "_park", "leases.fenced(connection, tables, lease)")
 
-    async def mutated(self: Any) -> bool:
-        return self._lease is not None or await hold(self)
+    def usable(self: Any) -> list[int]:
+        return list(self.held)
 
-    relay.Relay._hold = mutated  # type: ignore[method-assign]
+    async def believing(self: Any) -> bool:
+        before = dict(self.held)
+        changed = await beat(self)
+        self.held = {**before, **self.held}
+        return bool(changed)
+
+    def settle(connection: Any, tables: Any, held: Any, rows: Sequence[tuple[int, int]]) -> set[int]:
+        positions = [position for position, _ in rows]
+        connection.execute(delete(tables.outbox).where(tables.outbox.c.position.in_(positions)))
+        return set(held)
+
+    Shares.usable = usable  # type: ignore[method-assign]
+    Shares.beat = believing  # type: ignore[method-assign]
+    lane.settle = settle  # type: ignore[attr-defined]
     leases.fenced = lambda *_: None  # type: ignore[assignment]
 
 
 def skip_locked_without_buckets() -> None:
     """Each relay takes the oldest rows that no other has locked, as most outboxes do."""
-    from cqrs_fastapi.outbox import relay, rows
+    from cqrs_fastapi.brokers.broker import Delivery
+    from cqrs_fastapi.outbox.lane import Lane
+    from cqrs_fastapi.outbox.pending import columns_of, pending_of
+    from cqrs_fastapi.outbox.sending import publish
 
-    target(relay.Relay, "_step", "self._hold()", "self._claim()", "self._record(")
-    target(rows, "next_batch", "order_by(outbox.c.position)")
+    target(Lane, "_step", "self.shares.usable()", "await self._send(publisher, batch, held, stop)")
 
-    async def mutated(self: Any, publisher: Any, stop: asyncio.Event) -> None:
-        self._woken.clear()
-        outbox, limit = self.database.tables.outbox, self.settings.relay_batch
-        taken = select(outbox.c.position).order_by(outbox.c.position).limit(limit).with_for_update(skip_locked=True)
+    async def mutated(self: Any, publisher: Any, stop: asyncio.Event) -> float:
+        tables = self.database.tables
+        position, limit = tables.outbox.c.position, self.orders.batch
+        oldest = select(*columns_of(tables)).order_by(position).limit(limit).with_for_update(skip_locked=True)
         try:
             async with self.database.engine.begin() as connection:
-                positions = set((await connection.execute(taken)).scalars())
-                oldest = await connection.run_sync(rows.next_batch, self.database.tables, 20 * limit)
-                batch = [pending for pending in oldest if pending.position in positions]
-                outcomes = await self._publish_all(publisher, batch) if batch else []
-                sent = [one.position for one, is_sent in zip(batch, outcomes, strict=True) if is_sent]
-                await connection.run_sync(rows.remove, self.database.tables, sent)
+                batch = [pending_of(row) for row in await connection.execute(oldest)]
+                outcomes = await publish(publisher, self.envelopes, batch, stop) if batch else []
+                pairs = zip(batch, outcomes, strict=True)
+                sent = [one.position for one, outcome in pairs if outcome.delivery is Delivery.ACKNOWLEDGED]
+                await connection.execute(delete(tables.outbox).where(position.in_(sent)))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is tried again
-            await self._failed(error, stop)
-            return
-        if not batch:
-            await self._wait(self.settings.relay_poll.total_seconds(), stop)
+            return float(await self._backed_off(error, stop))
+        return 0.0 if batch else float(self.orders.poll())
 
-    async def publish_all(_: Any, publisher: Any, batch: Sequence[Any]) -> list[bool]:
-        outcomes = await publisher.publish([pending.message for pending in batch])
-        return [outcome.delivery is relay.Delivery.ACKNOWLEDGED for outcome in outcomes]
-
-    relay.Relay._step = mutated  # type: ignore[method-assign]
-    relay.Relay._publish_all = publish_all  # type: ignore[attr-defined]
+    Lane._step = mutated  # type: ignore[method-assign]
 
 
 def attempt_cap() -> None:
     """A message that could not be sent five times is never looked at again."""
-    from cqrs_fastapi.outbox import relay, rows
+    from cqrs_fastapi.outbox.lane import Lane
 
-    publish = target(relay.Relay, "_publish", "publisher.publish(")
-    claim = target(relay.Relay, "_claim", "next_batch(c, tables, limit)")
-    target(rows, "next_batch", "select(", "outbox.c.position")
+    send = target(Lane, "_send", *_SENDING)
+    claim = target(Lane, "_claim", "self.database.read(work)")
 
-    async def counted(self: Any, publisher: Any, batch: Sequence[Any], stop: asyncio.Event) -> Any:
+    async def counted(self: Any, publisher: Any, batch: Sequence[Any], held: Any, stop: asyncio.Event) -> None:
         outbox = self.database.tables.outbox
         positions = [pending.position for pending in batch]
         counting = update(outbox).where(outbox.c.position.in_(positions)).values(attempts=outbox.c.attempts + 1)
         await self.database.write(lambda connection: connection.execute(counting).rowcount)
-        return await publish(self, publisher, batch, stop)
+        await send(self, publisher, batch, held, stop)
 
-    async def capped(self: Any) -> list[Any]:
+    async def capped(self: Any, buckets: Sequence[int]) -> list[Any]:
         outbox = self.database.tables.outbox
         given_up = select(outbox.c.position).where(outbox.c.attempts >= 5)  # noqa: PLR2004
         positions = await self.database.read(lambda connection: set(connection.execute(given_up).scalars()))
-        return [pending for pending in await claim(self) if pending.position not in positions]
+        return [pending for pending in await claim(self, buckets) if pending.position not in positions]
 
-    relay.Relay._publish = counted  # type: ignore[method-assign]
-    relay.Relay._claim = capped  # type: ignore[method-assign]
+    Lane._send = counted  # type: ignore[method-assign]
+    Lane._claim = capped  # type: ignore[method-assign]
 
 
 _ALL = (

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARTITIONS = 6
+RELAY_HANDS = 2
+"""A relay sends one batch while it deletes another."""
 LEASE_SECONDS = 3.0
 """The longest lease of any worker: a process that stands still for longer has lost what it held."""
 
@@ -14,7 +16,7 @@ LEASE_SECONDS = 3.0
 class Plan:
     """`rate` is commands per second, `every` the mean number of seconds between two faults; 0 is no fault at all.
 
-    `in_flight` is how many messages a consumer may have begun at once. At the end it is waited for `drain_seconds`, or
+    `at_once` is how many keys of a partition a consumer works on at once. At the end it is waited for `drain_seconds`, or
     until nothing has moved for `still_seconds`.
     """
 
@@ -30,7 +32,7 @@ class Plan:
     relays: int = 4
     consumers: int = 3
     relay_batch: int = 50
-    in_flight: int = PARTITIONS
+    at_once: int = 8
     mutation: str = ""
     drain_seconds: float = 600.0
     still_seconds: float = 40.0

@@ -16,7 +16,7 @@ from tools.messaging_checker.evidence import Terms
 from tools.messaging_checker.written import TERMS, UNFINISHED, VERDICT
 from tools.messaging_torture.faults import Nemesis
 from tools.messaging_torture.load import Load
-from tools.messaging_torture.plan import Plan
+from tools.messaging_torture.plan import PARTITIONS, RELAY_HANDS, Plan
 from tools.messaging_torture.settling import drain
 from tools.messaging_torture.stage import Stage, plain, stage_of
 from tools.messaging_torture.workers import ROOT, Workers
@@ -116,8 +116,8 @@ def _write_terms(plan: Plan) -> None:
         poison_key=plan.poison_key,
         relays=plan.relays,
         consumers=plan.consumers,
-        relay_batch=plan.relay_batch,
-        in_flight=plan.in_flight,
+        relay_batch=RELAY_HANDS * plan.relay_batch,
+        in_flight=PARTITIONS * plan.at_once,
     )
     (plan.folder / TERMS).write_text(json.dumps(asdict(terms)))
 

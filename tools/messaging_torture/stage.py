@@ -77,6 +77,7 @@ class Stage:
             "CQRS_TOPIC_PARTITIONS": str(PARTITIONS),
             "CQRS_RELAY_BATCH": str(self.plan.relay_batch),
             "CQRS_RELAY_POLL": "PT0.1S",
+            "CQRS_CONSUMER_KEYS": str(self.plan.at_once),
             "CQRS_RETRY_BACKOFF": "PT0.02S",
             "CQRS_DRAIN_TIMEOUT": "PT5S",
             "TORTURE_TOPIC": self.topic,
