@@ -26,8 +26,8 @@ is kept as a dead letter, so that a stranger cannot stop a topic. `skip`: it is 
 Group: TypeAlias = Literal["service", "each process"]
 """Who shares the events of a topic with a durable handler.
 `service`: all processes of the service. One of them handles an event, and the inbox knows it.
-`each process`: nobody. Every process gets what is published while it runs, in the order of each key, and again after a
-rebalance or a lost connection: there is no inbox and no dead letter. For what a process keeps for itself, as a cache.
+`each process`: nobody. Every process gets what is published while it runs, in the order of each key: there is no inbox
+and no dead letter. For what a process keeps for itself, as a cache.
 """
 
 Effects: TypeAlias = Literal["any", "database"]
