@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -91,7 +92,8 @@ class Lane:
                 pause = await self._backed_off(error, stop)
             if pause > 0 and await self._wait(pause, stop):
                 self._is_swept = False
-        await self._give_back(self._mine(self.shares.held))
+        with suppress(UnavailableError, UnknownOutcomeError):  # the relay tries, and tells
+            await self._give_back(self._mine(self.shares.held))
 
     async def _step(self, publisher: Publisher, stop: asyncio.Event) -> float:
         """One batch. Returns how long to wait for the next, at most."""

@@ -36,6 +36,7 @@ from cqrs_fastapi.runtime.container import CqrsContainer, give_settings, replace
 from cqrs_fastapi.runtime.dead_letters import DeadLetters
 from cqrs_fastapi.runtime.engine import Engine
 from cqrs_fastapi.runtime.health import Readiness
+from cqrs_fastapi.runtime.log_defaults import set_log_defaults
 from cqrs_fastapi.runtime.override import Override, overriding
 from cqrs_fastapi.runtime.personal_data import DataSubjects
 from cqrs_fastapi.runtime.streams import Streams
@@ -206,6 +207,7 @@ class Application:
         """
         if self._engine is not None:
             return
+        set_log_defaults()
         engine = self._engine_to_be()
         try:
             await engine.open()
@@ -277,7 +279,6 @@ class Application:
         return self.engine.worker(name)
 
     def _engine_to_be(self) -> Engine:
-        """Everything is checked, and nothing opened."""
         blueprint = Blueprint(
             self.requests,
             self.events,

@@ -37,6 +37,7 @@ class Consuming:
         self._settings = settings
         self._routing = routing
         self._consumers: tuple[Consumer, ...] = ()
+        self.probe = Probe("offsets", self._look)
         self.topics = routing.topics_of(pipelines.durable)
         self._topics_of_process = routing.topics_of(pipelines.each_process)
         self.all_topics = sorted({*self.topics, *self._topics_of_process})
@@ -52,7 +53,8 @@ class Consuming:
         self._broker.declare_group(self._settings.service, self.topics)
 
     def probes(self) -> list[Probe]:
-        return [Probe("offsets", self._look)] if self.topics or self._topics_of_process else []
+        """For the process that consumes: what it may have lost."""
+        return [self.probe] if self.all_topics and self._consumers else []
 
     def consumers(
         self,

@@ -107,7 +107,7 @@ class Engine:
         self._routing.check(self.registry)
         pipelines = self._assembled.compiler.pipelines
         self._consuming = Consuming(self.broker, self.settings, self._routing, pipelines)
-        self._probes += [*self._reading.probes(), *self._consuming.probes()]
+        self._probes += self._reading.probes()
         if self._reading.starts.readers or self._topics_sent():
             self._probes.append(letters_probe(self.database))
         self.personal = personal_events(container.key_provider(), self)
@@ -155,7 +155,7 @@ class Engine:
         # Only now: a broker that is shared counts who has opened it, and another application may still need it.
         self._exits.push_async_callback(tried, self.broker.close)
         self._exits.push_async_callback(tried, self._remote.close)
-        for probe in (*self._probes, self._relaying.probe):
+        for probe in (*self._probes, self._relaying.probe, self._consuming.probe):
             self._exits.push_async_callback(tried, probe.close)
         self._consuming.declare()
         self._remote.declare()
@@ -248,7 +248,7 @@ class Engine:
 
     async def readiness(self, states: Sequence[WorkerState]) -> Readiness:
         """Database, broker and workers, asked at once."""
-        return await readiness_of(self._probes, states, draining=self.draining)
+        return await readiness_of([*self._probes, *self._consuming.probes()], states, draining=self.draining)
 
     async def take_in(self, event: AnyEvent, message_id: UUID, metadata: Metadata | None) -> None:
         """An event from elsewhere, through the inbox; see EventMediator.handle."""

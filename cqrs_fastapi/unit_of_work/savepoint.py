@@ -26,6 +26,7 @@ KEPT = (
     "_published",
     "_record",
     "_seen",
+    "_sends",
     "_unreacted",
     "spoiled",
 )

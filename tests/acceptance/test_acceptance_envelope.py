@@ -217,8 +217,10 @@ async def test_bad_input_on_a_real_kafka_ends_in_the_dead_letters_and_stops_no_c
         handled = sum(case.end == bad_input.HANDLED for case in cases) + 1
         await until(lambda: len(done) >= handled, 100)
         await until(lambda: done.count("last") == 1)
-        found = await letters(cqrs)
-    wanted = Counter((case.topic, case.end) for case in cases if case.end != bad_input.HANDLED)
+        wanted = Counter((case.topic, case.end) for case in cases if case.end != bad_input.HANDLED)
+        async with asyncio.timeout(100):
+            while len(found := await letters(cqrs)) < wanted.total():
+                await asyncio.sleep(0.2)
     assert Counter((letter.topic, letter.code) for letter in found) == wanted
     assert Counter(letter.payload for letter in found) == Counter(
         case.payload for case in cases if case.end != bad_input.HANDLED

@@ -124,7 +124,7 @@ def _json(body: object) -> str:
 def test_a_client_that_leaves_in_the_middle_gets_its_command_decided_and_nothing_leaks(
     ledger_file: Path, tmp_path: Path
 ) -> None:
-    commands = [str(uuid4()) for _ in range(10)]
+    commands = [str(uuid4()) for _ in range(30)]
     with uvicorn_of(tmp_path) as (server, port):
         until(lambda: status_of(port, "/health/ready") == 200, "the server is ready")
         before = _open_files(server.pid)
@@ -134,7 +134,7 @@ def test_a_client_that_leaves_in_the_middle_gets_its_command_decided_and_nothing
         until(lambda: read_sqlite(str(ledger_file)).settled, "everything is settled")
         assert request(port, "GET", "/health/ready")[0] == 200
         until(lambda: _sockets(server.pid) == 0, "every connection that its client has left is closed")
-        # The pool and SQLite's own files may be open now; ten requests must not have left ten of anything.
+        # The pool and SQLite's own files may be open now; thirty requests must not have left thirty of anything.
         assert _open_files(server.pid) - before < len(commands)
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) in (0, -signal.SIGTERM)

@@ -222,9 +222,9 @@ def test_containers_run_as_processes_until_an_order_has_shipped_and_all_of_them_
     assert workers == {
         "app": {"dead letters"},
         "relay": {"relay", "outbox", "dead letters"},
-        "consumer": {"consumer", "dead letters"},
+        "consumer": {"consumer", "offsets", "dead letters"},
         "scheduler": {"scheduler", "dead letters"},
-        "shipping": {"relay", "outbox", "consumer", "scheduler", "dead letters"},
+        "shipping": {"relay", "outbox", "consumer", "offsets", "scheduler", "dead letters"},
     }
     # uvicorn ends by the signal itself once it has drained, the commands with status 0.
     web, command = -signal.SIGTERM, 0

@@ -194,7 +194,7 @@ async def test_a_handler_that_always_fails_is_parked_and_the_others_go_on(cqrs: 
     assert (letter.consumer, letter.code, letter.error, letter.attempts) == ("writer", "RuntimeError", "planned", 3)
     assert (letter.topic, letter.payload) == ("things", b'{"what":"x"}')
     assert "RuntimeError: planned" in letter.traceback
-    assert letter.message_id == script.seen[0].message_id
+    assert [one.message_id for one in script.seen].count(letter.message_id) >= 3
 
 
 async def test_a_database_that_is_away_is_waited_for_without_counting(cqrs: CQRS, script: Script) -> None:

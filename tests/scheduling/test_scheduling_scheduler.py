@@ -136,7 +136,7 @@ async def test_a_failed_run_leaves_its_error_and_no_effect_and_is_not_repeated(
         await asyncio.sleep(0.2)
 
     (run,) = await cluster.runs("breaks")
-    assert (run.status, run.tick, run.error) == ("failed", LONG_AGO, "ValueError: the \\0 shelf is empty")
+    assert (run.status, run.tick, run.error) == ("failed", LONG_AGO, "ValueError: the \\x00 shelf is empty")
     assert run.finished_at is not None
     assert await cluster.effects() == []
     assert len(attempts) == 1

@@ -16,8 +16,8 @@ LEASE_SECONDS = 3.0
 class Plan:
     """`rate` is commands per second, `every` the mean number of seconds between two faults; 0 is no fault at all.
 
-    `at_once` is how many keys of a partition a consumer works on at once. At the end it is waited for `drain_seconds`, or
-    until nothing has moved for `still_seconds`.
+    `at_once` is how many keys of a partition a consumer works on at once. At the end it is waited for `drain_seconds`,
+    or until nothing has moved for `still_seconds`.
     """
 
     seed: int
