@@ -35,38 +35,49 @@ class HandlerCrashedError(CqrsError):
 
 @dataclass(slots=True)
 class Doubts:
-    """The (handler, message) pairs that a dead process may have been working on. They are handled one at a time, so
-    that of several the one that kills is the one that is counted.
+    """The (handler, message) pairs that a dead process may have been working on.
+
+    One alone is `certain`. Of many, which are handled side by side at first, what was under way in a second death has
+    been written down. Both are handled one at a time from then on, so that the one that kills is the one that counts.
     """
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _pairs: set[tuple[str, UUID]] = field(default_factory=set)
+    _pairs: dict[tuple[str, UUID], bool] = field(default_factory=dict)
 
-    def add(self, consumer: str, message_ids: Iterable[UUID]) -> None:
+    def add(self, consumer: str, message_ids: Iterable[UUID], *, certain: bool = False) -> None:
         """Count the dispatches of these from now on, until they are settled."""
-        self._pairs.update((consumer, message_id) for message_id in message_ids)
+        self._pairs.update(((consumer, message_id), certain) for message_id in message_ids)
 
     def has(self, consumer: str, message_id: UUID) -> bool:
         return bool(self._pairs) and (consumer, message_id) in self._pairs
 
+    def is_certain(self, consumer: str, message_id: UUID) -> bool:
+        return self._pairs.get((consumer, message_id), False)
+
     def settle(self, consumer: str, message_id: UUID) -> None:
-        self._pairs.discard((consumer, message_id))
+        self._pairs.pop((consumer, message_id), None)
 
 
 def count_dispatch(
-    connection: Connection, tables: Tables, consumer: str, message_id: UUID, *, limit: int, now: datetime
+    connection: Connection,
+    tables: Tables,
+    consumer: str,
+    message_id: UUID,
+    *,
+    limit: int,
+    now: datetime,
+    certain: bool = True,
 ) -> int:
-    """Write down that a doubted message is given to the handler; how many dispatches before this one died.
+    """Write down that a doubted message is given to the handler; how many of its dispatches before this one died.
 
-    The one that made it doubtful is the first of them. HandlerCrashedError once `limit` of them have died, but never
-    before one was written down: that one may have died of something else.
+    If it is `certain`, the one that made it doubtful is the first of them. HandlerCrashedError once they are as many as
+    the `limit`, and two at least, but never before one was written down: that one may have died of something else.
     """
     attempts = tables.attempts
-    mine = (attempts.c.consumer == consumer) & (attempts.c.message_id == message_id)
-    written: int | None = connection.execute(select(attempts.c.count).where(mine)).scalar_one_or_none()
-    died = 1 if written is None else written
-    if written is not None and written >= limit:
-        raise HandlerCrashedError(consumer, written)
+    known = written(connection, tables, consumer, message_id)
+    if known >= max(limit, 2):
+        raise HandlerCrashedError(consumer, known)
+    died = known or int(certain)
     row = {"consumer": consumer, "message_id": message_id, "count": died + 1, "counted_at": now}
     statement = upsert(connection, attempts).values(row)
     again = {"count": died + 1, "counted_at": now}
@@ -74,6 +85,14 @@ def count_dispatch(
         statement.on_conflict_do_update(index_elements=[attempts.c.consumer, attempts.c.message_id], set_=again)
     )
     return died
+
+
+def written(connection: Connection, tables: Tables, consumer: str, message_id: UUID) -> int:
+    """How many of its dispatches were written down and have no outcome: they died, or one is under way."""
+    attempts = tables.attempts
+    mine = (attempts.c.consumer == consumer) & (attempts.c.message_id == message_id)
+    count: int | None = connection.execute(select(attempts.c.count).where(mine)).scalar_one_or_none()
+    return count or 0
 
 
 def take_back(connection: Connection, tables: Tables, consumer: str, message_id: UUID) -> None:

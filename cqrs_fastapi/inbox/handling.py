@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -132,15 +132,16 @@ class Handlings:
 
     @asynccontextmanager
     async def in_doubt(self, consumer: str, message_id: UUID, *, limit: int) -> AsyncIterator[int]:
-        """A block for one dispatch of a message that a process may have died of: alone, and written down before it
-        begins, so that if this process dies of it, its successor can tell. How many have died; HandlerCrashedError
-        instead of one more than the limit.
+        """A block for one dispatch of a message that a process may have died of: written down before it begins, so that
+        if this process dies of it, its successor can tell, and alone if one that was written down has died. How many
+        have; HandlerCrashedError instead of one more than the limit.
         """
         mine, now = (self.database.tables, consumer, message_id), self.kernel.clock.now()
-        async with self.doubts.turn:
-            died = await self.database.write(
-                lambda connection: attempts.count_dispatch(connection, *mine, limit=limit, now=now)
-            )
+        certain = self.doubts.is_certain(consumer, message_id)
+        alone = certain or await self.database.read(lambda connection: attempts.written(connection, *mine)) > 0
+        count = partial(attempts.count_dispatch, limit=limit, now=now, certain=certain)
+        async with self.doubts.turn if alone else nullcontext():
+            died = await self.database.write(lambda connection: count(connection, *mine))
             try:
                 yield died
             except Exception:

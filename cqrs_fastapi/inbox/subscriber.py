@@ -237,7 +237,7 @@ class Subscriber:
                 return Settlement.STOPPED
             with_it = self._fence if left else also
             if self.in_doubt:
-                self.handlings.doubts.add(handling.consumer, [envelope.metadata.message_id])
+                self.handlings.doubts.add(handling.consumer, [envelope.metadata.message_id], certain=True)
             message = message_of(arrival)
             settlement = await self.handlings.settle(handling, envelope, message, stop, with_it, self._closed)
             if settlement is Settlement.STOPPED:
