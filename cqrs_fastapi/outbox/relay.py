@@ -95,7 +95,10 @@ class Relay:
         self._lanes = tuple(self._lane(number, shares) for number in range(LANES))
         ended = asyncio.Event()
         working = [asyncio.ensure_future(self._work(lane, stop)) for lane in self._lanes]
-        helping = [asyncio.ensure_future(self._keep(shares, ended)), asyncio.ensure_future(self._tell_backlog(ended))]
+        helping = [
+            asyncio.ensure_future(self._keep(shares, stop, ended)),
+            asyncio.ensure_future(self._tell_backlog(ended)),
+        ]
         try:
             # Ends when all lanes have ended, or with the first error of anybody.
             await _first_error_or_all(working, helping)
@@ -179,9 +182,10 @@ class Relay:
                 await _is_set_within(stop, pause_after(failures))
         return None
 
-    async def _keep(self, shares: Shares, ended: asyncio.Event) -> None:
+    async def _keep(self, shares: Shares, stop: asyncio.Event, ended: asyncio.Event) -> None:
         """Renew what is held and watch the others, beat by beat."""
         while not await _is_set_within(ended, shares.pause):
+            shares.takes = not stop.is_set()
             try:
                 changed = await shares.beat()
             except (UnavailableError, UnknownOutcomeError) as error:

@@ -55,6 +55,8 @@ class Shares:
     held: dict[int, Lease] = field(default_factory=dict)
     leaving: set[int] = field(default_factory=set)
     """Held, and to be given back: nothing new is begun in them."""
+    takes: bool = True
+    """False for a relay that is stopping: what others give back is not for it."""
     members: int = 1
     pause: float = BEAT
     """Seconds until the next beat."""
@@ -87,7 +89,7 @@ class Shares:
         quota = self._quota({one.owner for one in seen if not one.name and one.owner is not None})
         free = [n for n, one in shares.items() if n not in self.held and (one.owner is None or one.seconds_left <= 0)]
         self.leaving = set(sorted(self.held)[quota:])
-        if free and len(self.held) < quota:
+        if free and self.takes and len(self.held) < quota:
             await self._take(free, quota - len(self.held))
         others = [one.seconds_left for n, one in shares.items() if n not in self.held and one.owner is not None]
         self.pause = max(_SOONEST, min([BEAT, *(left + _SOONEST for left in others)]))
@@ -98,11 +100,13 @@ class Shares:
         leases = [self.held.pop(number) for number in numbers if number in self.held]
         self.leaving.difference_update(numbers)
         if leases:
-            await self.database.write_once(lambda c: self._release(c, leases))
+            await self.database.write_once(lambda c: self._release(c, [lease.name for lease in leases]))
 
     async def leave(self) -> None:
-        """Give everything back, and be no member any more."""
-        await self.give_back(list(self.held))
+        """Give everything back, also what was taken or given back without an answer, and be no member any more."""
+        self.held.clear()
+        self.leaving.clear()
+        await self.database.write_once(lambda c: self._release(c, self._names()))
         await self.database.write_once(self._forget)
 
     def _quota(self, others: set[UUID]) -> int:
@@ -202,10 +206,10 @@ class Shares:
         )
         return [(row.name, row.epoch) for row in connection.execute(taken)]
 
-    def _release(self, connection: Connection, held: Sequence[Lease]) -> None:
+    def _release(self, connection: Connection, names: Sequence[str]) -> None:
         """By owner alone, which is enough: whoever takes one over is another."""
         leases = self.database.tables.leases
-        mine = (leases.c.owner == self.owner) & leases.c.name.in_([lease.name for lease in held])
+        mine = (leases.c.owner == self.owner) & leases.c.name.in_(names)
         connection.execute(update(leases).where(mine).values(owner=None, expires_at=database_now(connection)))
 
     def _forget(self, connection: Connection) -> None:

@@ -129,6 +129,20 @@ async def test_a_relay_that_is_stopped_hands_over_before_its_lease_would_end(
     assert broker.numbers() == {"s-a": [1]}
 
 
+async def test_a_relay_that_is_stopping_takes_nothing_and_leaves_nothing_that_it_has_forgotten(cqrs: CQRS) -> None:
+    """A beat may be cut off when the database has given it a share already."""
+    ghost = Shares(cqrs.database, "tests", uuid4())
+    await ghost.join()
+    ghost.takes = False
+    await ghost.beat()
+    assert ghost.held == {}
+    ghost.takes = True
+    await ghost.beat()
+    ghost.held.clear()
+    await ghost.leave()
+    assert await owners(cqrs) == []
+
+
 async def test_another_number_of_buckets_refuses_to_start(database_url: str, broker: ScriptedBroker) -> None:
     cqrs = application(database_url, broker)
     await cqrs.database.open()

@@ -31,7 +31,7 @@ class Plan:
     writers: int = 2
     relays: int = 4
     consumers: int = 3
-    relay_batch: int = 50
+    relay_batch: int = 5
     at_once: int = 8
     mutation: str = ""
     drain_seconds: float = 600.0
