@@ -42,6 +42,8 @@ class Doubts:
     """
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    owed: set[tuple[str, UUID]] = field(default_factory=set)
+    """Dispatches that nobody died of, and that could not be taken back yet, since the database was away."""
     _pairs: dict[tuple[str, UUID], bool] = field(default_factory=dict)
 
     def add(self, consumer: str, message_ids: Iterable[UUID], *, certain: bool = False) -> None:

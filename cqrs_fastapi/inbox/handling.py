@@ -141,13 +141,21 @@ class Handlings:
         alone = certain or await self.database.read(lambda connection: attempts.written(connection, *mine)) > 0
         count = partial(attempts.count_dispatch, limit=limit, now=now, certain=certain)
         async with self.doubts.turn if alone else nullcontext():
+            if (consumer, message_id) in self.doubts.owed:
+                await self._take_back(consumer, message_id)
             died = await self.database.write(lambda connection: count(connection, *mine))
             try:
                 yield died
             except Exception:
-                await self.database.write(lambda connection: attempts.take_back(connection, *mine))
+                self.doubts.owed.add((consumer, message_id))
+                await self._take_back(consumer, message_id)
                 raise
         self.doubts.settle(consumer, message_id)
+
+    async def _take_back(self, consumer: str, message_id: UUID) -> None:
+        tables = self.database.tables
+        await self.database.write(lambda connection: attempts.take_back(connection, tables, consumer, message_id))
+        self.doubts.owed.discard((consumer, message_id))
 
     def judge(self, handling: Handling) -> Judge:
         return Judge(handling.on_failure, self.settings)

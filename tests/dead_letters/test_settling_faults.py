@@ -28,6 +28,7 @@ from cqrs_fastapi.brokers.broker import IncomingMessage
 from cqrs_fastapi.dead_letters.changing import LetterTakenError, take_up
 from cqrs_fastapi.dead_letters.parked_keys import name_of, parked_among
 from cqrs_fastapi.dead_letters.parking import Letter, Reason, park
+from cqrs_fastapi.errors import UnavailableError
 from cqrs_fastapi.inbox import attempts
 from cqrs_fastapi.inbox.attempts import HandlerCrashedError
 from cqrs_fastapi.inbox.envelope import Envelope
@@ -179,6 +180,27 @@ async def test_a_message_in_doubt_that_is_handled_leaves_no_count(database_url: 
         counts = await cqrs.database.read(lambda c: c.execute(select(cqrs.database.tables.attempts)).all())
         assert (counts, await done(cqrs)) == ([], ["a1"])
         assert not handlings.doubts.has("worker", envelope.metadata.message_id)
+
+
+async def test_a_database_that_goes_away_in_the_midst_of_a_doubted_dispatch_counts_as_no_death(
+    database_url: str, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, away = attempts.take_back, [True] * 8
+
+    def take_back(*given: Any) -> None:
+        if away and away.pop():
+            raise UnavailableError("planned")
+        original(*given)
+
+    monkeypatch.setattr(attempts, "take_back", take_back)
+    script.fail("a1", times=1)
+    async with opened(database_url, script) as cqrs:
+        handlings: Handlings = cqrs.engine._handlings()
+        [handling] = handlings.kernel.pipelines.durable[Moved]
+        envelope, incoming = message("a1")
+        handlings.doubts.add("worker", [envelope.metadata.message_id])
+        assert await handlings.settle(handling, envelope, incoming, asyncio.Event()) is Settlement.NOW
+        assert (await letters(cqrs), await done(cqrs), away) == ([], ["a1"], [])
 
 
 async def test_a_stored_event_takes_three_statements_beside_its_effect(postgres_url: str, script: Script) -> None:
